@@ -1,0 +1,227 @@
+"""The hourglass: residues -> fewer, wider nodes -> latent -> residues. No skip connections: all passes the latent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ophio.cloud import Cloud
+from ophio.irreps import Linear, expand_degrees, pad_degrees, split
+from ophio.layers import (
+    EquivariantNorm,
+    SelfInteraction,
+    SequenceConvolution,
+    SpatialConvolution,
+    TransposedSequenceConvolution,
+)
+from ophio.layers.sequence import window_mask
+from ophio.protein import Protein
+from ophio.residue import ResidueDecoding, ResidueEncoding, atom_exists
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What the encoder leaves of a chain: a short Cloud, and which residues to decode from it."""
+
+    cloud: Cloud
+    residue_mask: Bool[Tensor, "*batch L"]
+
+    @property
+    def numbers_per_residue(self) -> float:
+        """Real numbers stored (features and positions of real nodes) for each real residue."""
+        return float(self.cloud.mask.sum() * self.cloud.numbers_per_node / self.residue_mask.sum())
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder makes of a latent: atoms of the residue types it was told or predicted."""
+
+    logits: Float[Tensor, "batch L 20"]
+    residue_type: Int[Tensor, "batch L"]
+    positions: Float[Tensor, "batch L 14 3"]  # Å
+
+    @property
+    def atom_mask(self) -> Bool[Tensor, "batch L 14"]:
+        """The slots that exist in residues of these types."""
+        return atom_exists().to(self.residue_type.device)[self.residue_type]
+
+
+class Block(nn.Module):
+    """Mixing at constant length: along the chain, in space (optional), within each node."""
+
+    def __init__(self, lmax: int, channels: int, kernel: int, length_scale: float, neighbours: int = 0):
+        super().__init__()
+        self.norm = EquivariantNorm(lmax, channels)
+        self.sequence = SequenceConvolution(lmax, channels, channels, kernel, length_scale=length_scale)
+        self.spatial = SpatialConvolution(lmax, channels, neighbours, length_scale) if neighbours else None
+        self.interaction = SelfInteraction(lmax, channels)
+
+    def forward(self, cloud: Cloud) -> Cloud:
+        cloud = self.sequence(cloud, self.norm(cloud.features))
+        if self.spatial is not None:
+            cloud = self.spatial(cloud)
+        return self.interaction(cloud)
+
+
+class Bottleneck(nn.Module):
+    """Features to the latent's degrees and channels, at unit RMS; optionally noisy or variational.
+
+    Args:
+        lmax, channels: of the encoder's last level.
+        latent_lmax, latent_channels: of the latent.
+        noise: standard deviation of noise added to latent features in training (they have unit RMS).
+        position_noise: the same for latent positions, Å.
+        variational: learn a mean and a variance instead (`kl` gives the divergence from a unit Gaussian).
+    """
+
+    def __init__(
+        self,
+        lmax: int,
+        channels: int,
+        latent_lmax: int,
+        latent_channels: int,
+        noise: float = 0.0,
+        position_noise: float = 0.0,
+        variational: bool = False,
+    ):
+        super().__init__()
+        self.noise, self.position_noise = noise, position_noise
+        self.norm = EquivariantNorm(lmax, channels)
+        self.linear = Linear([channels] * (lmax + 1), latent_channels, out_lmax=latent_lmax)
+        self.unit = EquivariantNorm(latent_lmax, latent_channels, affine=False) if not variational else None
+        self.log_variance = nn.Linear(channels, (latent_lmax + 1) * latent_channels) if variational else None
+
+    def forward(self, cloud: Cloud) -> tuple[Cloud, Float[Tensor, "batch"]]:
+        """The latent, and its divergence from a unit Gaussian summed over nodes (0 unless variational)."""
+        features = self.norm(cloud.features)
+        mean = self.linear(split(features))
+        kl = mean.new_zeros(mean.shape[0])
+        if self.log_variance is None:
+            mean, spread = self.unit(mean), self.noise
+        else:
+            log_variance = self.log_variance(split(features)[0].squeeze(-2)).clamp(-14, 4)
+            log_variance = expand_degrees(log_variance.unflatten(-1, (-1, mean.shape[-1])))
+            terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+            kl, spread = (terms.sum((-1, -2)) * cloud.mask).sum(-1), (0.5 * log_variance).exp()
+        positions = cloud.positions
+        if self.training:
+            mean = mean + spread * torch.randn_like(mean)
+            positions = positions + self.position_noise * torch.randn_like(positions)
+        return Cloud(positions, mean * cloud.mask[..., None, None], cloud.mask), kl
+
+
+class Autoencoder(nn.Module):
+    """All-atom proteins to latent Clouds and back.
+
+    Args:
+        channels: width of each level, residues first; one more than there are strided convolutions.
+        strides: step of the convolution from each level to the next; a stride of 1 keeps the length.
+        kernel: window of the strided convolutions.
+        mix_kernel: window of the convolutions at constant length.
+        depth: blocks at each level of the encoder; the decoder has as many.
+        lmax: highest degree inside.
+        latent_channels, latent_lmax: width and highest degree of the latent.
+        latent_noise, latent_position_noise, variational: see `Bottleneck`.
+        neighbours: nearest nodes of a spatial convolution in every block; 0 for none, which keeps cost linear in length.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        kernel: int = 5,
+        mix_kernel: int = 3,
+        depth: int = 1,
+        lmax: int = 2,
+        latent_channels: int = 32,
+        latent_lmax: int = 1,
+        latent_noise: float = 0.0,
+        latent_position_noise: float = 0.0,
+        variational: bool = False,
+        neighbours: int = 0,
+    ):
+        super().__init__()
+        if len(channels) != len(strides) + 1:
+            raise ValueError(f"{len(strides)} strides need {len(strides) + 1} channel widths, not {len(channels)}")
+        self.lmax, self.kernel, self.strides = lmax, kernel, tuple(strides)
+        spacing = [1]
+        for stride in strides:
+            spacing.append(spacing[-1] * stride)
+        scales = [4.0 * step**0.6 for step in spacing]  # Å: how far apart nodes of a compact chain lie
+
+        def blocks(level: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(Block(lmax, channels[level], mix_kernel, scales[level], neighbours) for _ in range(depth))
+            )
+
+        levels = range(len(strides))
+        self.encoding = ResidueEncoding(lmax, channels[0])
+        self.encoder_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
+        self.down = nn.ModuleList(
+            self._down(lmax, channels[level], channels[level + 1], strides[level], scales[level]) for level in levels
+        )
+        self.bottleneck = Bottleneck(
+            lmax, channels[-1], latent_lmax, latent_channels, latent_noise, latent_position_noise, variational
+        )
+        self.widen = Linear([latent_channels] * (latent_lmax + 1), channels[-1])
+        self.decoder_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
+        self.up = nn.ModuleList(
+            TransposedSequenceConvolution(
+                lmax, channels[level + 1], channels[level], kernel, strides[level], scales[level]
+            )
+            for level in levels
+        )
+        self.decoding = ResidueDecoding(lmax, channels[0])
+
+    def _down(self, lmax: int, narrow: int, wide: int, stride: int, scale: float) -> nn.Module:
+        if stride == 1:
+            return Widen(lmax, narrow, wide)
+        return SequenceConvolution(lmax, narrow, wide, self.kernel, stride, scale)
+
+    def masks(self, residue_mask: Bool[Tensor, "batch L"]) -> list[Tensor]:
+        """Which nodes are real at every level, residues first."""
+        masks = [residue_mask]
+        for stride in self.strides:
+            masks.append(window_mask(masks[-1], self.kernel, stride))
+        return masks
+
+    def encode(self, protein: Protein) -> Latent:
+        """A padded batch of proteins [B, L] to their latents."""
+        return self._encode(protein)[0]
+
+    def _encode(self, protein: Protein) -> tuple[Latent, Float[Tensor, "batch"]]:
+        cloud = self.encoding(protein)
+        for blocks, down in zip(self.encoder_blocks, [*self.down, nn.Identity()], strict=True):
+            cloud = down(blocks(cloud))
+        cloud, kl = self.bottleneck(cloud)
+        return Latent(cloud, protein.residue_mask), kl
+
+    def decode(self, latent: Latent, residue_type: Int[Tensor, "batch L"] | None = None) -> Decoded:
+        """Atoms of the given residue types, or of the most probable ones."""
+        cloud = latent.cloud.replace(features=pad_degrees(self.widen(split(latent.cloud.features)), self.lmax))
+        masks = self.masks(latent.residue_mask)
+        for level in reversed(range(len(masks))):
+            cloud = self.decoder_blocks[level](cloud)
+            if level > 0:
+                cloud = self.up[level - 1](cloud, masks[level - 1])
+        logits = self.decoding.residue_logits(cloud)
+        residue_type = logits.argmax(-1) if residue_type is None else residue_type
+        return Decoded(logits, residue_type, self.decoding(cloud, residue_type))
+
+    def forward(self, protein: Protein) -> tuple[Decoded, Float[Tensor, "batch"]]:
+        """The training pass: reconstruction with the true residue types, and the latent's divergence."""
+        latent, kl = self._encode(protein)
+        return self.decode(latent, protein.residue_type), kl
+
+
+class Widen(nn.Module):
+    """More channels, same nodes: the step between levels of a model without down-sampling."""
+
+    def __init__(self, lmax: int, in_channels: int, out_channels: int):
+        super().__init__()
+        self.linear = Linear([in_channels] * (lmax + 1), out_channels)
+
+    def forward(self, cloud: Cloud) -> Cloud:
+        return cloud.replace(features=self.linear(split(cloud.features)))

@@ -1,0 +1,40 @@
+"""The Cloud: a sequence of nodes with positions, irrep features and a mask. What every layer takes and gives."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ophio import irreps
+
+
+@dataclass(frozen=True)
+class Cloud:
+    positions: Float[Tensor, "*batch n 3"]  # Å
+    features: Float[Tensor, "*batch n S C"]  # degrees 0..lmax, channels last: see ophio.irreps
+    mask: Bool[Tensor, "*batch n"]
+
+    @property
+    def num_nodes(self) -> int:
+        return self.mask.shape[-1]
+
+    @property
+    def lmax(self) -> int:
+        return irreps.lmax_of(self.features)
+
+    @property
+    def channels(self) -> int:
+        return self.features.shape[-1]
+
+    @property
+    def numbers_per_node(self) -> int:
+        """Real numbers that a node stores: its position and its features."""
+        return 3 + self.features.shape[-2] * self.features.shape[-1]
+
+    def replace(self, **changes) -> "Cloud":
+        return replace(self, **changes)
+
+    def to(self, *args, **kwargs) -> "Cloud":
+        """Device or floating dtype, as `Tensor.to`; the mask stays boolean."""
+        positions = self.positions.to(*args, **kwargs)
+        return Cloud(positions, self.features.to(*args, **kwargs), self.mask.to(positions.device))

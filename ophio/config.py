@@ -1,0 +1,124 @@
+"""Configurations: where they are, and the check that finds a misspelt or ill-typed key before any work is done.
+
+Objects are written as `_target_: package.Class` with plain constructor arguments, so the signature is the schema.
+"""
+
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ophio.errors import UserError
+
+_INSTALLED = Path(__file__).parent / "configs"
+CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Decorator: a function whose parameters are the keys of `config_name`.yaml becomes a command.
+
+    Bad input of any kind (UserError, a misspelt key) is printed as one line; the exit status is then 2.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+        def compose(config: DictConfig) -> None:
+            check(config, run)
+            run(**{key: config[key] for key in config})
+
+        def main() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors of Hydra through to the line below
+            try:
+                compose()
+            except (UserError, OmegaConfBaseException, HydraException) as error:
+                print(f"{Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+                raise SystemExit(2) from None
+
+        return main
+
+    return decorate
+
+
+def check(config: DictConfig, run: Callable[..., Any]) -> None:
+    """Raises UserError at the first key that its receiver does not know, does not get, or cannot use."""
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    _check_call(resolved, run, "")
+
+
+def _check_call(arguments: Mapping[str, Any], function: Callable[..., Any], path: str) -> None:
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for key, value in arguments.items():
+        if key in _SPECIAL:
+            continue
+        where = f"{path}{key}"
+        if key not in parameters:
+            raise UserError(f"{where}: no such option; there are {', '.join(parameters)}")
+        if key in hints and not _fits(value, hints[key]):
+            raise UserError(f"{where}={value!r}: expected {_readable(hints[key])}")
+        _check_inside(value, f"{where}.")
+    if not arguments.get("_partial_"):
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and name not in arguments:
+                raise UserError(f"{path}{name}: required, but not given")
+
+
+def _check_inside(value: Any, path: str) -> None:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            _check_call(value, _locate(value["_target_"], path), path)
+        else:
+            for key, inner in value.items():
+                _check_inside(inner, f"{path}{key}.")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_inside(inner, f"{path}{index}.")
+
+
+def _locate(target: str, path: str) -> Callable[..., Any]:
+    try:
+        return hydra.utils.get_object(target)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}_target_={target}: no such class or function") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value can be passed for an annotation; annotations of other kinds accept anything."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is type(None):
+        return value is None
+    if hint is Path:
+        return isinstance(value, str)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
+    return True
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("collections.abc.", "")

@@ -1,0 +1,112 @@
+"""Batches of a corpus for Lightning: padded to bucket edges, balanced over clusters, resumable inside an epoch."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ophio.data.corpus import Corpus
+from ophio.data.sampling import Batch, LengthBucketBatchSampler
+from ophio.data.transforms import random_crop
+from ophio.protein import Protein, stack
+
+BUCKET_EDGES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512)
+
+
+class BatchedCorpus(Dataset):
+    """`batches[batch]` is a padded batch of chains, cropped to `crop_length` and centred."""
+
+    def __init__(self, corpus: Corpus, bucket_edges: Sequence[int], crop_length: int | None):
+        self.corpus, self.edges, self.crop_length = corpus, bucket_edges, crop_length
+        self.lengths = corpus.lengths if crop_length is None else np.minimum(corpus.lengths, crop_length)
+
+    def __getitem__(self, batch: Batch) -> Protein:
+        generator = torch.Generator().manual_seed(batch.seed)
+        longest = self.lengths[batch.indices].max()
+        edge = self.edges[np.searchsorted(self.edges, longest)]
+        length = self.crop_length or edge
+        return stack([random_crop(self.corpus[k], length, generator) for k in batch.indices], num_residues=edge)
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader whose state is the number of batches it has handed out, whatever its workers fetched ahead."""
+
+    def __init__(self, dataset: BatchedCorpus, sampler: LengthBucketBatchSampler, num_workers: int = 0):
+        persistent = num_workers > 0
+        super().__init__(
+            dataset, sampler=sampler, batch_size=None, num_workers=num_workers, persistent_workers=persistent
+        )
+        self._position = {"epoch": 0, "batch": 0}
+
+    def __iter__(self) -> Iterator[Protein]:
+        self._position = {"epoch": self.sampler.epoch, "batch": self.sampler.start_batch}
+        for batch in super().__iter__():
+            self._position["batch"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration goes on after the last batch that was handed out."""
+        self.sampler.set_epoch(state["epoch"])
+        self.sampler.start_batch = state["batch"]
+        self._position = dict(state)
+
+
+class CorpusDataModule(lightning.LightningDataModule):
+    """Train, val and test batches (`Protein`, [B, L, ...]) of the corpus at `path`.
+
+    Args:
+        path: a corpus made by pipelines/prepare_data.py.
+        max_residues: residues in a batch, padding included: a batch has max_residues // edge chains.
+        bucket_edges: rising lengths; a chain is padded to the next one.
+        crop_length: longer chains give a random window of this many residues; None: whole chains.
+        min_length, max_length, origins: chains to use (of whole chains, before cropping).
+        cluster_balanced: a training epoch draws one chain per cluster30 instead of every chain.
+        num_workers: loader processes; 0 loads in the training process.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_residues: int = 4096,
+        bucket_edges: Sequence[int] = BUCKET_EDGES,
+        crop_length: int | None = None,
+        min_length: int = 1,
+        max_length: int | None = None,
+        origins: Sequence[str] = (),
+        cluster_balanced: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.path, self.max_residues, self.crop_length = path, max_residues, crop_length
+        self.bucket_edges = list(bucket_edges)
+        self.min_length, self.max_length, self.origins = min_length, max_length, list(origins)
+        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
+
+    def corpus(self, split: str) -> Corpus:
+        return Corpus(self.path, split, self.min_length, self.max_length, self.origins)
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> BatchLoader:
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
+        corpus = self.corpus(split)
+        dataset = BatchedCorpus(corpus, self.bucket_edges, self.crop_length)
+        clusters = corpus.clusters if shuffle and self.cluster_balanced else None
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = LengthBucketBatchSampler(
+            dataset.lengths, self.bucket_edges, self.max_residues, clusters, shuffle, self.seed, rank, world_size
+        )
+        return BatchLoader(dataset, sampler, self.num_workers)

@@ -1,0 +1,249 @@
+"""Makes a corpus from folders of structure files and .npz archives: parallel, and resumable after any interruption.
+
+The inputs are cut into chunks; one chunk becomes one shard, written under a temporary name and renamed when complete. A
+shard carries the list of what was rejected from its chunk, so a shard that exists never has to be looked at again.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from ophio.data import archive, folder
+from ophio.data.corpus import VERSION, shard_path
+from ophio.data.entry import SCALARS, SCHEMA, Entry, record_batch
+from ophio.data.filters import Filters, accept
+from ophio.data.folder import Chains, FolderOptions
+from ophio.data.transforms import windows
+from ophio.errors import UserError
+from ophio.io import list_chains
+
+CHUNKS_WANTED = 64
+LARGEST_CHUNK = 1024  # inputs per shard: a few MB of memory in each worker, and 1000 shards for a million chains
+LONGEST_REASON = 300
+INDEX = ["id", "origin", "split", "cluster30", "length", "checksum"]
+INDEX_SCHEMA = pa.schema([*((name, SCALARS[name]) for name in INDEX), ("shard", pa.int32()), ("row", pa.int32())])
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of one input: file names relative to a folder, or entry numbers of an archive."""
+
+    number: int
+    path: Path
+    items: Sequence[str] | Sequence[int]
+
+
+@dataclass  # not frozen: OmegaConf checks values against it
+class Settings:
+    """All that decides what a corpus will contain, apart from the inputs."""
+
+    filters: Filters = field(default_factory=Filters)
+    crop_length: int | None = None
+    folder: FolderOptions = field(default_factory=FolderOptions)
+
+
+def prepare(
+    inputs: Sequence[Path],
+    output: Path,
+    settings: Settings,
+    num_workers: int = 1,
+    overwrite: bool = False,
+) -> dict:
+    """Writes, or finishes, the corpus at `output` and returns what its corpus.json says.
+
+    Raises UserError when an input does not exist, when `output` holds something else, and when nothing passes.
+    """
+    if settings.folder.clusters:
+        folder.read_clusters(settings.folder.clusters)  # a table that cannot be read is no fault of the single files
+    chunks, fingerprint = list_inputs(inputs, output)
+    claim(output, {"version": VERSION, "inputs": fingerprint, "settings": asdict(settings)}, overwrite)
+    pending = [chunk for chunk in chunks if not shard_path(output, chunk.number).exists()]
+    done = sum(len(chunk.items) for chunk in chunks) - sum(len(chunk.items) for chunk in pending)
+    with tqdm(total=done + sum(len(chunk.items) for chunk in pending), initial=done, unit="input") as progress:
+        for chunk in _run(pending, output, settings, num_workers):
+            progress.update(len(chunk.items))
+    return write_index(output, len(chunks), settings)
+
+
+def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[list[Chunk], str]:
+    """The chunks of all inputs, and a hash of the names, sizes and times of their files."""
+    chunks: list[Chunk] = []
+    seen = hashlib.sha256()
+    for path in inputs:
+        if path.is_dir():
+            items: Sequence = folder.list_files(path, skip=output)
+            files = [path / name for name in items]
+        elif path.is_file() and path.suffix == ".npz":
+            items, files = range(archive.num_entries(path)), [path]
+        else:
+            raise UserError(f"{path}: neither a folder nor an .npz file")
+        if len(items) == 0:
+            raise UserError(f"{path}: nothing in it")
+        for file in files:
+            status = file.lstat()
+            seen.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "replace"))
+        size = min(LARGEST_CHUNK, -(-len(items) // CHUNKS_WANTED))
+        pieces = (items[start : start + size] for start in range(0, len(items), size))
+        chunks += [Chunk(len(chunks) + k, path, piece) for k, piece in enumerate(pieces)]
+    return chunks, seen.hexdigest()
+
+
+def claim(output: Path, plan: dict, overwrite: bool) -> None:
+    """Makes `output` ready for `plan`: a new folder, or one that an earlier run of the same plan left."""
+    file = output / "plan.json"
+    plan = json.loads(json.dumps(plan, default=str))
+    if file.is_file() and overwrite:
+        shutil.rmtree(output)
+    if file.is_file() and json.loads(file.read_text()) != plan:
+        raise UserError(f"{output}: begun with other inputs or settings: give another output, or overwrite=true")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; output is a folder")
+    if output.is_dir() and not file.is_file() and any(output.iterdir()):
+        raise UserError(f"{output}: not empty, and not a corpus: give another output")
+    (output / "shards").mkdir(parents=True, exist_ok=True)
+    for leftover in (output / "shards").glob("*.tmp"):
+        leftover.unlink()
+    _write_text(file, json.dumps(plan, indent=1))
+
+
+def write_shard(chunk: Chunk, output: Path, settings: Settings) -> Chunk:
+    """Reads, filters, crops and stores one chunk."""
+    entries: list[Entry] = []
+    rejected: list[tuple[str, str]] = []
+    for item in chunk.items:
+        for name, outcome in outcomes(chunk.path, item, settings):
+            if isinstance(outcome, Entry):
+                entries += windows(outcome, settings.crop_length)
+            else:
+                rejected.append((name, outcome))
+    schema = SCHEMA.with_metadata({"rejected": json.dumps(rejected)})
+    file = shard_path(output, chunk.number)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(record_batch(entries))
+    os.replace(temporary, file)
+    return chunk
+
+
+def outcomes(path: Path, item: str | int, settings: Settings) -> Iterator[tuple[str, Entry | str]]:
+    """(name, entry or reason of rejection) for every chain of one input; no input stops the preparation."""
+    if isinstance(item, int):
+        name = f"{path.name}: {archive.load(path)['ids'][item]}"
+        yield name, _attempt(lambda: accept(archive.read_entry(path, item), settings.filters), path)
+        return
+    name, file, options = folder.printable(item), path / item, settings.folder
+    chains = _attempt(lambda: folder.unsuitable(file, options.max_megabytes) or _chains(file, options), file)
+    if isinstance(chains, str):
+        yield name, chains
+        return
+    for chain in chains:
+        shown = f"{name}: chain {chain}" if chain else name
+        yield shown, _attempt(lambda: accept(folder.read_entry(path, item, chain, options), settings.filters), file)
+
+
+def _chains(file: Path, options: FolderOptions) -> list[str | None]:
+    """Ids of the chains to read; None stands for the first."""
+    return list(list_chains(file)) if options.chains == Chains.all else [None]
+
+
+def _attempt(function: Callable[[], T], file: Path) -> T | str:
+    """The result, or the reason why there is none, on one line: a parser may throw anything at a file nobody has seen."""
+    try:
+        return function()
+    except UserError as error:
+        reason = f"unreadable: {str(error).removeprefix(f'{file}: ')}"
+    except Exception as error:
+        reason = f"unreadable: {type(error).__name__}: {error}"
+    return folder.printable(" ".join(reason.split()))[:LONGEST_REASON]
+
+
+def write_index(output: Path, num_shards: int, settings: Settings) -> dict:
+    """Joins what the shards know into index.arrow, rejected.csv and corpus.json."""
+    count: dict[str, Counter] = {"splits": Counter(), "origins": Counter(), "rejected": Counter()}
+    residues, content = 0, hashlib.sha256()
+    index = output / "index.arrow"
+    with (
+        pa.OSFile(str(index) + ".tmp", "wb") as sink,
+        pa.ipc.new_file(sink, INDEX_SCHEMA) as writer,
+        open(output / "rejected.csv", "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(["input", "reason"])
+        for number in range(num_shards):
+            batch, rejected = _read_scalars(shard_path(output, number))
+            table.writerows(rejected)
+            count["rejected"].update(reason.split(":")[0] for _, reason in rejected)
+            count["splits"].update(batch["split"].to_pylist())
+            count["origins"].update(batch["origin"].to_pylist())
+            residues += sum(batch["length"].to_pylist())
+            content.update(batch["checksum"].to_numpy().tobytes())
+            place = {"shard": [number] * batch.num_rows, "row": range(batch.num_rows)}
+            columns = [batch[name] for name in INDEX] + [pa.array(place[name], pa.int32()) for name in place]
+            writer.write_batch(pa.record_batch(columns, schema=INDEX_SCHEMA))
+    os.replace(str(index) + ".tmp", index)
+    entries = count["splits"].total()
+    if entries == 0:
+        raise UserError(f"no chain passed: the reasons are in {output / 'rejected.csv'}")
+    info = {"version": VERSION, "entries": entries, "residues": residues, "hash": content.hexdigest()}
+    info |= {name: dict(counter.most_common()) for name, counter in count.items()}
+    info |= {"settings": asdict(settings)}
+    _write_text(output / "corpus.json", json.dumps(info, indent=1, default=str))
+    return info
+
+
+def _run(chunks: Sequence[Chunk], output: Path, settings: Settings, num_workers: int) -> Iterator[Chunk]:
+    if num_workers <= 1 or len(chunks) <= 1:
+        yield from (_quietly_write_shard(chunk, output, settings) for chunk in chunks)
+        return
+    # spawn: forking a process in which torch or Arrow have started threads may deadlock
+    with ProcessPoolExecutor(min(num_workers, len(chunks)), get_context("spawn"), _start_worker) as pool:
+        jobs = [pool.submit(_quietly_write_shard, chunk, output, settings) for chunk in chunks]
+        try:
+            yield from (job.result() for job in as_completed(jobs))
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died (out of memory?): run the same command again to go on, with fewer num_workers"
+            ) from error
+
+
+def _quietly_write_shard(chunk: Chunk, output: Path, settings: Settings) -> Chunk:
+    """Warnings about single files would tear the progress bar; what matters is in the report."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return write_shard(chunk, output, settings)
+
+
+def _start_worker() -> None:
+    """One thread per worker; a worker whose parent was killed ends itself."""
+    torch.set_num_threads(1)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def _read_scalars(path: Path) -> tuple[pa.RecordBatch, list[list[str]]]:
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        return reader.get_batch(0), json.loads(reader.schema.metadata[b"rejected"])
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,16 @@
+"""Equivariant layers: Cloud in, Cloud out (norm and gate work on features)."""
+
+from ophio.layers.gate import Gate
+from ophio.layers.interaction import SelfInteraction
+from ophio.layers.norm import EquivariantNorm
+from ophio.layers.sequence import SequenceConvolution, TransposedSequenceConvolution
+from ophio.layers.spatial import SpatialConvolution
+
+__all__ = [
+    "EquivariantNorm",
+    "Gate",
+    "SelfInteraction",
+    "SequenceConvolution",
+    "SpatialConvolution",
+    "TransposedSequenceConvolution",
+]

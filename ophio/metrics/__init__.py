@@ -1,0 +1,53 @@
+"""Agreement of two structures, and validity of one. Every function returns one value per protein, padding ignored."""
+
+from ophio.metrics.clashes import ca_clashes, clashes
+from ophio.metrics.lddt import ca_lddt, lddt
+from ophio.metrics.ramachandran import ramachandran_favoured, ramachandran_outliers
+from ophio.metrics.report import reconstruction_report, residue_accuracy, validity_report
+from ophio.metrics.rmsd import all_atom_rmsd, backbone_rmsd, best_order, ca_rmsd
+from ophio.metrics.similarity import Similarity, gdt_ha, gdt_ts, similarity, tm_score
+from ophio.metrics.validity import (
+    angle_outliers,
+    backbone_angles,
+    backbone_bonds,
+    bond_outliers,
+    chain_breaks,
+    chain_links,
+    chirality_errors,
+    is_mirrored,
+    left_handed_helices,
+    omega_outliers,
+    side_chain_bond_rmsd,
+)
+
+__all__ = [
+    "Similarity",
+    "all_atom_rmsd",
+    "angle_outliers",
+    "backbone_angles",
+    "backbone_bonds",
+    "backbone_rmsd",
+    "best_order",
+    "bond_outliers",
+    "ca_clashes",
+    "ca_lddt",
+    "ca_rmsd",
+    "chain_breaks",
+    "chain_links",
+    "chirality_errors",
+    "clashes",
+    "gdt_ha",
+    "gdt_ts",
+    "is_mirrored",
+    "lddt",
+    "left_handed_helices",
+    "omega_outliers",
+    "ramachandran_favoured",
+    "ramachandran_outliers",
+    "reconstruction_report",
+    "residue_accuracy",
+    "side_chain_bond_rmsd",
+    "similarity",
+    "tm_score",
+    "validity_report",
+]

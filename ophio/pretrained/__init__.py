@@ -1,0 +1,95 @@
+"""Released weights, and any others: a folder with NAME.safetensors and its card NAME.json.
+
+The card holds the constructor arguments, so weights and architecture cannot come apart, and says how the model was made
+and what it reaches. Nothing here executes code from a file.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ophio.autoencoder import Autoencoder
+from ophio.errors import UserError
+
+RELEASED = Path(__file__).parent / "weights"
+FORMAT = 1
+
+
+def available() -> list[str]:
+    """Names of the released models."""
+    return sorted(card.stem for card in RELEASED.glob("*.json"))
+
+
+def find(model: str | Path) -> Path:
+    """The card of a released model (by name), or of a file or folder that training wrote."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "model.json"
+    elif path.suffix == ".safetensors":
+        path = path.with_suffix(".json")
+    elif path.suffix != ".json":
+        path = RELEASED / f"{model}.json"
+    if not path.is_file():
+        raise UserError(f"model {model}: not found; give a folder that training wrote, or one of: {', '.join(available())}")
+    return path
+
+
+def read_card(model: str | Path) -> dict[str, Any]:
+    path = find(model)
+    try:
+        card = json.loads(path.read_text())
+        card["arguments"], card["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not the card of an ophio model") from None
+    if card["format"] != FORMAT:
+        raise UserError(f"{path}: written in format {card['format']}, this ophio reads {FORMAT}")
+    return card
+
+
+def load(model: str | Path) -> Autoencoder:
+    """The model with its weights, ready for use (evaluation mode)."""
+    card = read_card(model)
+    try:
+        autoencoder = Autoencoder(**card["arguments"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{find(model)}: describes no model that this ophio knows ({error})") from None
+    load_weights(autoencoder, model)
+    return autoencoder.eval()
+
+
+def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
+    """Replaces the weights. Raises UserError where they are broken or of another architecture."""
+    path = find(model).with_suffix(".safetensors")
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: weights cannot be read ({error}): incomplete or damaged, copy or train them again") from None
+    expected = autoencoder.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    odd = sorted(key for key in shapes | found if shapes.get(key) != found.get(key))
+    if odd:
+        first = f"{odd[0]} is {found.get(odd[0], 'absent')} in the file, {shapes.get(odd[0], 'absent')} in the model"
+        raise UserError(f"{path}: weights of another architecture ({first}; {len(odd)} tensors differ in all)")
+    autoencoder.load_state_dict(weights)
+
+
+def save(autoencoder: Autoencoder, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model") -> None:
+    """Writes folder/NAME.safetensors and folder/NAME.json; each appears complete or not at all.
+
+    `arguments`: those `autoencoder` was constructed with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{name}.safetensors"
+    parameters = sum(parameter.numel() for parameter in autoencoder.parameters())
+    card = {"format": FORMAT, "arguments": dict(arguments), "parameters": parameters} | card
+    temporary = weights.with_suffix(".tmp")
+    save_file({key: value.contiguous().cpu() for key, value in autoencoder.state_dict().items()}, temporary)
+    os.replace(temporary, weights)
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(temporary, weights.with_suffix(".json"))

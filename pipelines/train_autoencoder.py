@@ -1,0 +1,49 @@
+"""A corpus -> a trained autoencoder.
+
+    python pipelines/train_autoencoder.py experiment=mini_ae data.path=CORPUS
+
+Reads `data.path` (made by pipelines/prepare_data.py); writes the folder `output`: last.ckpt, metrics.csv, and at the end
+model.safetensors with its card. Run again, it goes on from last.ckpt. Options: configs/train_autoencoder.yaml.
+"""
+
+from pathlib import Path
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ophio.config import pipeline
+from ophio.lightning.autoencoder import AutoencoderModule
+from ophio.lightning.run import fit
+from ophio.pretrained import load_weights, save
+
+
+@pipeline("train_autoencoder")
+def main(
+    model: DictConfig,
+    loss: DictConfig,
+    data: DictConfig,
+    trainer: DictConfig,
+    optimizer: DictConfig,
+    name: str,
+    output: str,
+    init: str | None,
+    seed: int,
+    total_steps: int,
+    warmup_steps: int,
+    ema_decay: float,
+    checkpoint_every: int,
+) -> None:
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    autoencoder = instantiate(model)
+    if init is not None:
+        load_weights(autoencoder, init)
+    module = AutoencoderModule(autoencoder, instantiate(loss), instantiate(optimizer), warmup_steps, total_steps)
+    finished = fit(module, instantiate(data), trainer, Path(output), model, ema_decay, checkpoint_every)
+    if finished:
+        arguments = {key: value for key, value in OmegaConf.to_container(model).items() if key != "_target_"}
+        save(autoencoder, arguments, Path(output), {"name": name, "steps": total_steps, "data": Path(data.path).name})
+
+
+if __name__ == "__main__":
+    main()
