@@ -1,7 +1,8 @@
 """Counts phi and psi of natural protein chains: the table behind `ophio.metrics.ramachandran`.
 
-Reads `backbones.npz` (natural PDB chains: N, CA, C, O and sequence; its training split only). Writes `counts` [4, 36, 36],
-residues per class and 10-degree bin of phi and psi, and `coverage` [4, 36, 36], the fraction of residues in denser bins.
+Reads `backbones.npz` (natural PDB chains: N, CA, C, O and sequence; its training split only). Writes two arrays
+[4, 36, 36] over class and 10-degree bins of phi and psi: `counts` of residues, and `coverage`, the fraction of residues
+in denser bins.
 
     python benchmarks/ramachandran_table.py ../shared/data/backbones.npz ophio/metrics/ramachandran.npz
 """

@@ -1,13 +1,15 @@
 """The hourglass: residues -> fewer, wider nodes -> latent -> residues. No skip connections: all passes the latent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ophio.cloud import Cloud
+from ophio.constants import UNKNOWN
 from ophio.irreps import Linear, expand_degrees, pad_degrees, split
 from ophio.layers import (
     EquivariantNorm,
@@ -18,20 +20,30 @@ from ophio.layers import (
 )
 from ophio.layers.sequence import window_mask
 from ophio.protein import Protein
-from ophio.residue import ResidueDecoding, ResidueEncoding, atom_exists
+from ophio.residue import ResidueDecoding, ResidueEncoding, atom_exists, name_pairs
 
 
 @dataclass(frozen=True)
 class Latent:
-    """What the encoder leaves of a chain: a short Cloud, and which residues to decode from it."""
+    """What the encoder leaves of a chain: a short Cloud, which residues to decode from it, and what they are called."""
 
     cloud: Cloud
     residue_mask: Bool[Tensor, "*batch L"]
+    residue_number: Int[Tensor, "*batch L"]
+    insertion_code: Int[Tensor, "*batch L"]
+    chain_id: str = "A"
+    name: str = "protein"
 
     @property
     def numbers_per_residue(self) -> float:
         """Real numbers stored (features and positions of real nodes) for each real residue."""
         return float(self.cloud.mask.sum() * self.cloud.numbers_per_node / self.residue_mask.sum())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Latent":
+        """Applies `function` to every tensor."""
+        cloud = Cloud(*(function(t) for t in (self.cloud.positions, self.cloud.features, self.cloud.mask)))
+        tensors = (function(t) for t in (self.residue_mask, self.residue_number, self.insertion_code))
+        return Latent(cloud, *tensors, self.chain_id, self.name)
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,6 @@ class Decoded:
     logits: Float[Tensor, "batch L 20"]
     residue_type: Int[Tensor, "batch L"]
     positions: Float[Tensor, "batch L 14 3"]  # Å
-
-    @property
-    def atom_mask(self) -> Bool[Tensor, "batch L 14"]:
-        """The slots that exist in residues of these types."""
-        return atom_exists().to(self.residue_type.device)[self.residue_type]
 
 
 class Block(nn.Module):
@@ -180,6 +187,13 @@ class Autoencoder(nn.Module):
             return Widen(lmax, narrow, wide)
         return SequenceConvolution(lmax, narrow, wide, self.kernel, stride, scale)
 
+    @classmethod
+    def from_pretrained(cls, model: str | Path) -> "Autoencoder":
+        """A released model by name (`ophio models` lists them), or a folder or file that training wrote."""
+        from ophio.pretrained import load
+
+        return load(model)
+
     def masks(self, residue_mask: Bool[Tensor, "batch L"]) -> list[Tensor]:
         """Which nodes are real at every level, residues first."""
         masks = [residue_mask]
@@ -188,7 +202,9 @@ class Autoencoder(nn.Module):
         return masks
 
     def encode(self, protein: Protein) -> Latent:
-        """A padded batch of proteins [B, L] to their latents."""
+        """A chain [L], or a padded batch [B, L], to its latent."""
+        if protein.residue_type.dim() == 1:
+            return self.encode(protein.map(lambda t: t[None])).map(lambda t: t[0])
         return self._encode(protein)[0]
 
     def _encode(self, protein: Protein) -> tuple[Latent, Float[Tensor, "batch"]]:
@@ -196,10 +212,23 @@ class Autoencoder(nn.Module):
         for blocks, down in zip(self.encoder_blocks, [*self.down, nn.Identity()], strict=True):
             cloud = down(blocks(cloud))
         cloud, kl = self.bottleneck(cloud)
-        return Latent(cloud, protein.residue_mask), kl
+        naming = (protein.residue_number, protein.insertion_code, protein.chain_id, protein.name)
+        return Latent(cloud, protein.residue_mask, *naming), kl
 
-    def decode(self, latent: Latent, residue_type: Int[Tensor, "batch L"] | None = None) -> Decoded:
-        """Atoms of the given residue types, or of the most probable ones."""
+    def decode(self, latent: Latent) -> Protein:
+        """The chain or batch of a latent: residue types as predicted, all of their atoms."""
+        if latent.residue_mask.dim() == 1:
+            return self.decode(latent.map(lambda t: t[None])).map(lambda t: t[0])
+        decoded = self.decode_atoms(latent)
+        residue_type = decoded.residue_type.masked_fill(~latent.residue_mask, UNKNOWN)
+        atom_mask = atom_exists().to(residue_type.device)[residue_type]
+        positions = name_pairs(decoded.positions, residue_type) * atom_mask[..., None]
+        b_factor = torch.zeros_like(positions[..., 0])
+        naming = (latent.residue_number, latent.insertion_code, b_factor, latent.chain_id, latent.name)
+        return Protein(positions, atom_mask, residue_type, *naming)
+
+    def decode_atoms(self, latent: Latent, residue_type: Int[Tensor, "batch L"] | None = None) -> Decoded:
+        """A batch [B, L] of latents to atoms of the given residue types, or of the most probable ones."""
         cloud = latent.cloud.replace(features=pad_degrees(self.widen(split(latent.cloud.features)), self.lmax))
         masks = self.masks(latent.residue_mask)
         for level in reversed(range(len(masks))):
@@ -213,7 +242,7 @@ class Autoencoder(nn.Module):
     def forward(self, protein: Protein) -> tuple[Decoded, Float[Tensor, "batch"]]:
         """The training pass: reconstruction with the true residue types, and the latent's divergence."""
         latent, kl = self._encode(protein)
-        return self.decode(latent, protein.residue_type), kl
+        return self.decode_atoms(latent, protein.residue_type), kl
 
 
 class Widen(nn.Module):

@@ -1,7 +1,7 @@
 """Distances, angles, torsions and superposition of points. Å and radians; any leading batch dimensions.
 
-Norms, angles and torsions have finite gradients everywhere, coincident and collinear points included (there the gradient
-is 0, a valid subgradient).
+Norms, angles and torsions have finite gradients everywhere; at coincident or collinear points, where they have none, it
+is 0.
 """
 
 import torch
@@ -13,7 +13,7 @@ from ophio.constants import ATOM14, CA, CHI_ATOMS, NUM_TYPES, RESIDUE_NAMES, C, 
 
 NUM_CHI = 4
 MIN_LENGTH = 1e-8  # Å; its square is still a normal float32
-MIN_SQUARE = 1e-12  # of the sine and cosine of an angle, times the lengths of its sides: below it the angle is undefined
+MIN_SQUARE = 1e-12  # below it, sine and cosine times the lengths of the sides do not define an angle
 
 
 def safe_norm(
@@ -65,10 +65,9 @@ def kabsch(
 ) -> tuple[Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]:
     """Proper rotation R (det +1) and translation t that bring R x + t of `mobile` closest to `target`.
 
-    Minimises the weighted sum of squared distances (Kabsch 1978). Both are constants to autograd: at the optimum the RMSD
-    has the same gradient with and without that of R and t, and the gradient of an SVD may explode. Degenerate input (fewer
-    than three points, collinear points, no weight, non-finite coordinates) yields one of the optimal rotations, or a NaN
-    translation.
+    Minimises the weighted sum of squared distances (Kabsch 1978). Both are constants to autograd: at the optimum the
+    RMSD has the same gradient with and without that of R and t, and the gradient of an SVD may explode. Too few points,
+    collinear points or no weight yield one of the optimal rotations; non-finite coordinates, a NaN translation.
     """
     with torch.autocast(mobile.device.type, enabled=False):
         precision = torch.promote_types(mobile.dtype, torch.float32)  # there is no SVD in half precision
@@ -95,7 +94,9 @@ def superimpose(
 
 
 def transform(
-    positions: Float[Tensor, "*#batch n 3"], rotation: Float[Tensor, "*#batch 3 3"], translation: Float[Tensor, "*#batch 3"]
+    positions: Float[Tensor, "*#batch n 3"],
+    rotation: Float[Tensor, "*#batch 3 3"],
+    translation: Float[Tensor, "*#batch 3"],
 ) -> Float[Tensor, "*#batch n 3"]:
     """R x + t for every point, in the precision of `positions` even under autocast."""
     with torch.autocast(positions.device.type, enabled=False):
@@ -126,8 +127,8 @@ def backbone_torsions(
 ) -> tuple[Float[Tensor, "*batch L 3"], Bool[Tensor, "*batch L 3"]]:
     """phi, psi, omega of every residue, and which of them exist.
 
-    phi: C(i-1)-N-CA-C, psi: N-CA-C-N(i+1), omega: CA-C-N(i+1)-CA(i+1), the bond that *follows* residue i. `linked[i]` says
-    whether residues i and i+1 are bonded (default: all are). Torsions that lack an atom are 0 and masked.
+    phi: C(i-1)-N-CA-C, psi: N-CA-C-N(i+1), omega: CA-C-N(i+1)-CA(i+1), the bond that *follows* residue i. `linked[i]`
+    says whether residues i and i+1 are bonded (default: all are). Torsions that lack an atom are 0 and masked.
     """
     n, ca, c = (positions[..., slot, :] for slot in (N, CA, C))
     has_n, has_ca, has_c = (atom_mask[..., slot] for slot in (N, CA, C))

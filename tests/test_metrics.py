@@ -1,3 +1,4 @@
+import importlib
 import math
 
 import biotite.structure as struc
@@ -104,14 +105,23 @@ def test_lddt_agrees_with_biotite():
 
 
 def test_memory_chunks_change_nothing(monkeypatch):
-    from ophio.metrics.lddt import _kept  # the modules behind the functions of the same name
-
     x, y, mask, types = pair()
-    whole = metrics.lddt(x, y, mask, types), metrics.tm_score(x, y, mask)
-    monkeypatch.setitem(_kept.__globals__, "CHUNK", 50000)
-    monkeypatch.setitem(metrics.similarity.__globals__, "CHUNK", 20000)
-    assert metrics.lddt(x, y, mask, types).item() == pytest.approx(whole[0].item(), abs=1e-5)
-    assert metrics.tm_score(x, y, mask).item() == pytest.approx(whole[1].item(), abs=1e-5)
+    predicted = noisy(chain(OPEN), 0.5)
+
+    def values() -> list[float]:
+        clashing = metrics.clashes(predicted.positions, predicted.atom_mask, predicted.residue_type)
+        return [value.item() for value in (metrics.lddt(x, y, mask, types), metrics.tm_score(x, y, mask), clashing)]
+
+    whole = values()
+    assert whole[2] > 10
+    calls = []
+    for name, size in (("lddt", 50000), ("similarity", 20000), ("clashes", 50000)):
+        module = importlib.import_module(f"ophio.metrics.{name}")  # its function of the same name hides it
+        monkeypatch.setattr(module, "CHUNK", size)
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda *args, **options: calls.append(args) or cdist(*args, **options))
+    assert values() == pytest.approx(whole, abs=1e-5)
+    assert len(calls) > 50 and max(len(a) * len(b) for a, b in calls) <= 50000
 
 
 # Symmetries
@@ -156,7 +166,8 @@ def test_interchangeable_atoms_may_come_in_either_order():
     for superposed in (True, False):
         value = metrics.all_atom_rmsd(x, y, mask, types, superposed)
         assert torch.equal(metrics.all_atom_rmsd(swapped, y, mask, types, superposed), value)
-        assert metrics.all_atom_rmsd(x, swap_pairs(y, types), mask, types, superposed) == pytest.approx(value, abs=1e-5)
+        other = metrics.all_atom_rmsd(x, swap_pairs(y, types), mask, types, superposed)
+        assert other.item() == pytest.approx(value.item(), abs=1e-5)
     assert metrics.lddt(swapped, y, mask, types) == metrics.lddt(x, y, mask, types)
     assert metrics.lddt(swapped, x, mask, types) == 1
     assert metrics.lddt(swapped, x, mask) < 1

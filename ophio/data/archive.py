@@ -1,7 +1,9 @@
 """Chains from .npz archives: flat concatenated arrays, all-atom (`coords`, `mask`) or backbone (`ca_step`, `nco_*`)."""
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,12 +23,15 @@ def load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read as an .npz archive ({error})") from error
     needed = {"aatype", "lengths", "ids", "split", "cluster30"}
     needed |= {"ca_step", "nco_low", "nco_high"} if "ca_step" in arrays else {"coords", "mask"}
     if missing := sorted(needed - arrays.keys()):
         raise UserError(f"{path}: no array {', '.join(missing)}; is it an archive of protein chains?")
+    residues = int(arrays["lengths"].sum())
+    if residues != len(arrays["aatype"]):
+        raise UserError(f"{path}: lengths add up to {residues} residues, the arrays have {len(arrays['aatype'])}")
     return arrays | {"offsets": np.concatenate([[0], np.cumsum(arrays["lengths"])])}
 
 

@@ -125,7 +125,7 @@ def longest_piece(protein: Protein) -> Protein:
     return protein.crop(int(starts[best]), int(ends[best]))
 
 
-def chain_breaks(protein: Protein) -> Bool[Tensor, " L-1"]:
+def chain_breaks(protein: Protein) -> Bool[Tensor, " steps"]:
     """True at k where residues k and k + 1 are not bonded; atoms that are missing break nothing."""
     ca, ca_known = _distance(protein, CA, CA, step=1)
     cn, cn_known = _distance(protein, C, N, step=1)
@@ -154,7 +154,7 @@ def bad_step_fraction(protein: Protein) -> float:
 
 def _distance(
     protein: Protein, first: int, second: int, step: int
-) -> tuple[Float[Tensor, " K"], Bool[Tensor, " K"]]:
+) -> tuple[Float[Tensor, " pairs"], Bool[Tensor, " pairs"]]:
     """From atom `first` of a residue to atom `second` of the one `step` further on, and whether both are present."""
     count = protein.num_residues - step
     here, there = slice(0, max(count, 0)), slice(step, None)

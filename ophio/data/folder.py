@@ -3,7 +3,6 @@
 import gzip
 import os
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -44,7 +43,7 @@ class FolderOptions:
 def unsuitable(file: Path, max_megabytes: float) -> str | None:
     """Why the file need not be parsed at all, as "category: detail"; None for a structure file of the allowed size."""
     if not file.is_file():
-        return "not a file: a special file, or a link to nothing"
+        return "not a file: a special file, a link to nothing, or a folder that may not be read"
     suffix = Path(file.name[:-3] if file.name.lower().endswith(".gz") else file.name).suffix.lower()
     if suffix not in SUFFIXES:
         return f"not a structure file: {suffix or 'no suffix'} is none of {' '.join(SUFFIXES)}, with or without .gz"
@@ -100,10 +99,15 @@ def is_larger(file: Path, megabytes: float) -> bool:
 
 
 def list_files(root: Path, skip: Path) -> list[str]:
-    """All files below `root`, relative to it and sorted, except those of the folder `skip`."""
+    """All files below `root`, relative to it and sorted, except those of the folder `skip`. A folder that may not be
+    entered stands for itself, so that it will be reported."""
     skip = skip.resolve()
-    found = []
-    for folder, subfolders, files in os.walk(root):
+    found: list[str] = []
+
+    def report(error: OSError) -> None:
+        found.append(os.path.relpath(error.filename, root))
+
+    for folder, subfolders, files in os.walk(root, onerror=report):
         subfolders[:] = [name for name in subfolders if (Path(folder) / name).resolve() != skip]
         found += [os.path.relpath(os.path.join(folder, name), root) for name in files]
     return sorted(found)

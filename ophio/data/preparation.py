@@ -59,6 +59,10 @@ class Settings:
     crop_length: int | None = None
     folder: FolderOptions = field(default_factory=FolderOptions)
 
+    def __post_init__(self):
+        if self.crop_length is not None and self.crop_length < 1:
+            raise UserError(f"crop_length={self.crop_length}: give a number of residues, or null for whole chains")
+
 
 def prepare(
     inputs: Sequence[Path],
@@ -171,7 +175,7 @@ def _attempt(function: Callable[[], T], file: Path) -> T | str:
     except UserError as error:
         reason = f"unreadable: {str(error).removeprefix(f'{file}: ')}"
     except Exception as error:
-        reason = f"unreadable: {type(error).__name__}: {error}"
+        reason = f"error: {type(error).__name__}: {error}"
     return folder.printable(" ".join(reason.split()))[:LONGEST_REASON]
 
 

@@ -45,12 +45,7 @@ class AutoencoderModule(lightning.LightningModule):
 
     def validation_step(self, protein: Protein, batch_index: int) -> None:
         """Metrics of what a user gets: residue types are predicted too."""
-        decoded = self.model.decode(self.model.encode(protein))
-        # atoms of a mispredicted type are compared where their names exist in both
-        mask = decoded.atom_mask & protein.residue_mask[..., None]
-        predicted = protein.replace(
-            positions=decoded.positions * mask[..., None], atom_mask=mask, residue_type=decoded.residue_type
-        )
+        predicted = self.model.decode(self.model.encode(protein))
         report = reconstruction_report(predicted, protein)
         means = {f"val/{name}": report[name].float().mean() for name in REPORTED}
         self.log_dict(means, batch_size=len(protein.residue_type), sync_dist=True, prog_bar=True)

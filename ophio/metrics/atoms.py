@@ -54,11 +54,13 @@ def swappable(
     return pairs.any(-1) & (atom_mask | ~pairs).all(-1)
 
 
-def match_names(predicted: Protein, true: Protein) -> tuple[Float[Tensor, "*batch L 14 3"], Bool[Tensor, "*batch L 14"]]:
+def match_names(
+    predicted: Protein, true: Protein
+) -> tuple[Float[Tensor, "*batch L 14 3"], Bool[Tensor, "*batch L 14"]]:
     """Predicted positions in the slots of the true residue types, and the atoms present in both structures.
 
-    Atoms correspond by name: where the types agree that is every atom; where they differ, the names that both types have
-    (always the backbone, CB for two residues other than glycine, CG for LEU and PHE, ...).
+    Atoms correspond by name: where the types agree that is every atom; where they differ, the names that both types
+    have (always the backbone, CB for two residues other than glycine, CG for LEU and PHE, ...).
     """
     slots = _SAME_NAME.to(true.residue_type.device)[predicted.residue_type, true.residue_type]
     source = slots.clamp(min=0)

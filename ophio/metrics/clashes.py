@@ -10,6 +10,7 @@ CA_DISTANCE = 3.0  # Å
 OVERLAP = 0.8  # of the sum of the van der Waals radii
 CLOSE_BONDS = 3  # atoms at most three bonds apart are as close as their geometry makes them
 FAR = 99
+CHUNK = 2**22  # distances held at once: bounds the memory for long chains
 
 
 def ca_clashes(
@@ -62,9 +63,9 @@ def _count(
 
 
 def _close_pairs(points: Float[Tensor, "n 3"], cutoff: float) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
-    """Pairs (i, j) within the cutoff, found block by block to bound the memory."""
+    """Pairs (i, j) within the cutoff, and a few beyond it."""
     points = points - points.mean(0)
-    blocks, size = [], max(1, 2**22 // max(1, len(points)))
+    blocks, size = [], max(1, CHUNK // max(1, len(points)))
     for start in range(0, max(1, len(points)), size):
         # the fast matrix-product form is good to 0.01 Å here; a margin keeps every pair
         distance = torch.cdist(points[start : start + size], points)

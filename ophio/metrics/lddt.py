@@ -1,4 +1,4 @@
-"""Local distance difference test (Mariani et al. 2013): how well distances within 15 Å are kept, without superposition."""
+"""Local distance difference test (Mariani et al. 2013): how well distances are kept, without superposition."""
 
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ def lddt(
 ) -> Float[Tensor, "*batch"]:
     """All-atom lDDT, 0..1: share of the distances between atoms of different residues that are kept.
 
-    The mean over the tolerances 0.5, 1, 2 and 4 Å, over the pairs closer than 15 Å in `true`. Where `residue_type` (of the
-    true structure) is given, interchangeable atoms are named whichever way agrees better with all other atoms, as
+    The mean over the tolerances 0.5, 1, 2 and 4 Å, over the pairs closer than 15 Å in `true`. Where `residue_type` (of
+    the true structure) is given, interchangeable atoms are named whichever way agrees better with all other atoms, as
     published; otherwise names are taken as they are. NaN for a protein without any such pair.
     """
     x, y, mask = (t.reshape(-1, *t.shape[atom_mask.dim() - 2 :]) for t in (predicted, true, atom_mask))
@@ -67,7 +67,7 @@ def _best_order(
     mask: Bool[Tensor, "L 14"],
     residue_type: Int[Tensor, "L"],
 ) -> Float[Tensor, "L 14 3"]:
-    """Predicted atoms of one protein, interchangeable ones swapped where that keeps more distances to all the others."""
+    """Predicted atoms of one protein, interchangeable ones swapped where that keeps more distances to the others."""
     pairs = pair_mask(residue_type)
     ambiguous = pairs & swappable(mask, residue_type)[:, None]
     others = _select(predicted, true, mask & ~pairs)

@@ -1,9 +1,9 @@
 """Which backbone torsions are usual, by a table counted from natural protein chains.
 
-The table (`ramachandran.npz`, made by `benchmarks/ramachandran_table.py`) has 10-degree bins of (phi, psi) for four classes
-of residues. `coverage` of a bin is the fraction of natural residues of that class that lie in denser bins. A residue is
-*favoured* within the densest bins that hold 98 % and an *outlier* outside those that hold 99.95 %. The chains are not
-chosen by resolution, so the contours are wider than MolProbity's.
+The table (`ramachandran.npz`, made by `benchmarks/ramachandran_table.py`) has 10-degree bins of (phi, psi) for four
+classes of residues. `coverage` of a bin is the fraction of natural residues of that class that lie in denser bins. A
+residue is *favoured* within the densest bins that hold 98 % and an *outlier* outside those that hold 99.95 %. The
+chains were not selected by resolution here, so numbers are not comparable with MolProbity's.
 """
 
 import math

@@ -61,17 +61,17 @@ def validity_report(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | Non
 def reconstruction_report(predicted: Protein, true: Protein) -> dict[str, Tensor]:
     """How well `predicted` reproduces `true`, residue by residue, and its validity; [*batch] each.
 
-    Å: `ca_rmsd`, `backbone_rmsd`, `all_atom_rmsd`, `side_chain_bond_rmsd`. 0..1: `gdt_ts`, `gdt_ha`, `tm_score` (all three
-    per residue of `true`), `lddt` (all atoms), `ca_lddt`, `residue_accuracy`. 0 or 1: `mirrored`. Then `validity_report` of
-    `predicted`, without the bonds over gaps in `true`.
+    Å: `ca_rmsd`, `backbone_rmsd`, `all_atom_rmsd`, `side_chain_bond_rmsd`. 0..1: `gdt_ts`, `gdt_ha`, `tm_score` (all
+    three per residue of `true`), `lddt` (all atoms), `ca_lddt`, `residue_accuracy`. 0 or 1: `mirrored`. Then
+    `validity_report` of `predicted`, without the bonds over gaps in `true`.
 
-    Residues without a CA in `true` are left out. All-atom values compare the atoms whose names both residues have: with a
-    wrong residue type, few beyond the backbone. For the error of the coordinates alone, build `predicted` with the true
-    types.
+    Residues without a CA in `true` are left out. All-atom values compare the atoms whose names both residues have: with
+    a wrong residue type, few beyond the backbone. For the error of the coordinates alone, build `predicted` with the
+    true types.
     """
     if predicted.residue_type.shape != true.residue_type.shape:
-        shapes = tuple(predicted.residue_type.shape), tuple(true.residue_type.shape)
-        raise ValueError(f"the structures differ in shape, {shapes[0]} and {shapes[1]} residues: pad or crop one of them")
+        ours, theirs = tuple(predicted.residue_type.shape), tuple(true.residue_type.shape)
+        raise ValueError(f"the structures differ in shape, {ours} and {theirs} residues: pad or crop one of them")
     predicted, true = _full_precision(predicted), _full_precision(true)
     residues = true.residue_mask
     predicted = predicted.replace(atom_mask=predicted.atom_mask & residues[..., None])

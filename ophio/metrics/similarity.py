@@ -72,8 +72,8 @@ def similarity(
 ) -> Similarity:
     """TM-score, GDT-TS and GDT-HA of the CA atoms marked in `atom_mask`, from one search.
 
-    `target_length` is the number of residues of the whole target, by which scores are normalised; default: the number of
-    residues compared. One protein is searched at a time, so padding has no influence. Fewer than three residues: NaN.
+    `target_length` is the number of residues of the whole target, by which scores are normalised; default: the number
+    of residues compared. One protein is searched at a time, so padding has no influence. Below three residues: NaN.
     """
     mask = atom_mask[..., CA]
     length = mask.sum(-1) if target_length is None else target_length

@@ -1,7 +1,8 @@
 """Is it a protein? Backbone bonds, angles and breaks, chirality, mirror images. One value per protein.
 
-`linked[i]` says whether residues i and i+1 are meant to be bonded (see `chain_links`): pass that of a reference structure
-so that gaps in an experimental chain do not count against its reconstruction. Default: all consecutive residues.
+`linked[i]` says whether residues i and i+1 are meant to be bonded (see `chain_links`): pass that of a reference
+structure so that gaps in an experimental chain do not count against its reconstruction. Default: all consecutive
+residues.
 """
 
 import math
@@ -29,6 +30,7 @@ from ophio.metrics.rmsd import ca_rmsd
 
 OMEGA_TOLERANCE = math.radians(30)
 LEFT_HANDED = (math.radians(-70), math.radians(-30))
+MIRROR_MARGIN = 0.01  # Å; planar traces are their own mirror images
 LEFT_HANDED_TURNS = 4  # consecutive CA torsions
 _SLOTS = {"N": N, "CA": CA, "C": C, "O": O}
 _NEXT_RESIDUE = {"C-N": (0, 1), "CA-C-N": (0, 0, 1), "C-N-CA": (0, 1, 1)}  # which atoms belong to residue i + 1
@@ -37,7 +39,7 @@ _NEXT_RESIDUE = {"C-N": (0, 1), "CA-C-N": (0, 0, 1), "C-N-CA": (0, 1, 1)}  # whi
 def chain_links(
     positions: Float[Tensor, "*batch L 14 3"], atom_mask: Bool[Tensor, "*batch L 14"]
 ) -> Bool[Tensor, "*batch L-1"]:
-    """Consecutive residues, both with a CA, without a break: CA-CA at most 4.2 Å and C-N, where present, at most 2 Å."""
+    """Consecutive residues with a CA and without a break: CA-CA at most 4.2 Å and C-N, where present, at most 2 Å."""
     ca, has_ca = positions[..., CA, :], atom_mask[..., CA]
     near = safe_norm(ca[..., 1:, :] - ca[..., :-1, :]) <= CHAIN_BREAK_CA
     bond, has_bond = _backbone_atoms("C-N", positions, atom_mask, None)
@@ -142,9 +144,9 @@ def is_mirrored(
     true: Float[Tensor, "*batch L 14 3"],
     atom_mask: Bool[Tensor, "*batch L 14"],
 ) -> Bool[Tensor, "*batch"]:
-    """True where the predicted CA trace fits the mirror image of the true one better than the true one."""
+    """True where the predicted CA trace fits the mirror image of the true one better, by more than 0.01 Å."""
     mirrored = true * true.new_tensor([1.0, 1.0, -1.0])
-    return ca_rmsd(predicted, mirrored, atom_mask) < ca_rmsd(predicted, true, atom_mask)
+    return ca_rmsd(predicted, mirrored, atom_mask) < ca_rmsd(predicted, true, atom_mask) - MIRROR_MARGIN
 
 
 def _side_chain_bonds() -> tuple[Int[Tensor, "21 k 2"], Bool[Tensor, "21 k"]]:

@@ -1,0 +1,563 @@
+"""The corpus: preparation from archives and folders, reading, sampling, loading, and going on after interruptions."""
+
+import csv
+import gzip
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from MDAnalysis.tests import datafiles
+
+from ophio.data import (
+    ClusterSampler,
+    Corpus,
+    Entry,
+    Filters,
+    FolderOptions,
+    LengthBucketBatchSampler,
+    Settings,
+    archive,
+    prepare,
+)
+from ophio.data.datamodule import CorpusDataModule
+from ophio.data.filters import Breaks, accept, longest_piece
+from ophio.data.folder import Chains
+from ophio.data.transforms import random_crop, windows
+from ophio.errors import UserError
+from ophio.io import read_structure, write_structure
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+EDGES = (64, 96, 128)
+NO_LIMITS = Settings(Filters(min_length=1, min_completeness=0.0, max_bond_deviation=None))
+
+
+@pytest.fixture(scope="module")
+def kinase():
+    return read_structure(datafiles.PDB_small)
+
+
+@pytest.fixture(scope="module")
+def archive_file(kinase, tmp_path_factory) -> Path:
+    """300 pieces of adenylate kinase of 50 to 120 residues, in 60 clusters."""
+    return _write_archive(kinase, 300, tmp_path_factory.mktemp("archive") / "pieces.npz")
+
+
+def _write_archive(protein, count: int, path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 121, size=count)
+    starts = rng.integers(0, protein.num_residues - lengths)
+    pieces = [protein.crop(int(a), int(a + n)).center() for a, n in zip(starts, lengths, strict=True)]
+    clusters = np.arange(count) % (count // 5)
+    np.savez(
+        path,
+        coords=np.concatenate([(piece.positions * 100).round().short().numpy() for piece in pieces]),
+        mask=np.concatenate([piece.atom_mask.numpy() for piece in pieces]),
+        aatype=np.concatenate([piece.residue_type.byte().numpy() for piece in pieces]),
+        lengths=lengths.astype(np.int32),
+        ids=np.array([f"piece{k}" for k in range(count)]),
+        source=np.array([f"adk/{start}" for start in starts]),
+        origin=np.array(["natural", "designed"])[clusters % 2],
+        split=np.array(["train"] * 8 + ["val", "test"])[clusters % 10],
+        cluster30=clusters.astype(np.int32),
+        cluster90=np.arange(count, dtype=np.int32),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus_path(archive_file, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "pieces"
+    prepare([archive_file], path, NO_LIMITS)
+    return path
+
+
+def _pipeline(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "pipelines" / "prepare_data.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def _rejected(corpus: Path) -> dict[str, str]:
+    with open(corpus / "rejected.csv", newline="", encoding="utf-8") as file:
+        return {row["input"]: row["reason"] for row in csv.DictReader(file)}
+
+
+# ------------------------------------------------------------------------------------------------ archives and reading
+
+
+def test_corpus_gives_back_what_the_archive_holds(archive_file, corpus_path):
+    corpus = Corpus(corpus_path)
+    assert len(corpus) == 300
+    for k in (0, 7, 150, 299):
+        entry, protein, metadata = archive.read_entry(archive_file, k), corpus[k], corpus.metadata(k)
+        torch.testing.assert_close(protein.positions, entry.protein.center().positions, atol=1e-5, rtol=0)
+        for name in ("atom_mask", "residue_type", "residue_number", "insertion_code"):
+            assert torch.equal(getattr(protein, name), getattr(entry.protein, name))
+        assert protein.name == entry.id == f"piece{k}"
+        assert (metadata["source"], metadata["cluster90"], metadata["length"]) == (
+            entry.source, k, entry.protein.num_residues
+        )  # fmt: skip
+        assert (corpus.lengths[k], corpus.clusters[k]) == (entry.protein.num_residues, k % 60)
+
+
+def test_corpus_limits(corpus_path):
+    whole = Corpus(corpus_path)
+    chosen = Corpus(corpus_path, split="train", min_length=60, max_length=100, origins=["designed"])
+    ids = {chosen[k].name for k in range(len(chosen))}
+    all_of_them = map(whole.metadata, range(len(whole)))
+    wanted = (e for e in all_of_them if e["split"] == "train" and e["origin"] == "designed" and 60 <= e["length"] <= 100)
+    assert ids == {entry["id"] for entry in wanted} and len(ids) > 20
+    with pytest.raises(UserError, match="no chain with split=train, lengths 5000"):
+        Corpus(corpus_path, split="train", min_length=5000)
+    with pytest.raises(UserError, match="no corpus here"):
+        Corpus(corpus_path.parent)
+
+
+def test_a_pickled_corpus_is_small_and_reads(corpus_path):
+    corpus = Corpus(corpus_path)
+    first = corpus[0]
+    data = pickle.dumps(corpus)
+    assert len(data) < 20_000
+    assert torch.equal(pickle.loads(data)[0].positions, first.positions)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of the process from /proc")
+def test_reading_takes_no_memory(kinase, tmp_path):
+    """10 MB of atoms are read to the end; the process keeps none of them."""
+    source = _write_archive(kinase, 1500, tmp_path / "many.npz")
+    _pipeline(f"input={source}", f"output={tmp_path / 'corpus'}", "filters.min_length=1", "num_workers=1")
+    assert sum(file.stat().st_size for file in (tmp_path / "corpus" / "shards").iterdir()) > 10e6
+    script = f"""
+from ophio.data import Corpus
+corpus = Corpus({str(tmp_path / "corpus")!r})
+def private():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+[corpus[k].positions.sum() for k in range(0, len(corpus), 50)]
+before = private()
+[corpus[k].positions.sum() for k in range(len(corpus))]
+print(private() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 2000  # kB
+
+
+def test_backbone_archive(kinase, tmp_path):
+    """Steps of CA, and N, C, O as high and low bytes, become coordinates again."""
+    backbone = (kinase.center().positions[:, [1, 0, 2, 3]] * 100).round().int().numpy()
+    ca, around = backbone[:, 0], backbone[:, 1:] - backbone[:, :1]
+    np.savez(
+        tmp_path / "backbones.npz",
+        ca_step=np.diff(ca, axis=0, prepend=0).astype(np.int16),
+        nco_low=(around & 255).astype(np.uint8),
+        nco_high=(around >> 8).astype(np.int8),
+        aatype=kinase.residue_type.byte().numpy(),
+        lengths=np.array([kinase.num_residues]),
+        ids=np.array(["adk"]),
+        split=np.array(["train"]),
+        cluster30=np.array([3]),
+    )
+    prepare([tmp_path / "backbones.npz"], tmp_path / "corpus", NO_LIMITS)
+    protein = Corpus(tmp_path / "corpus")[0]
+    assert protein.atom_mask.sum() == 4 * kinase.num_residues
+    torch.testing.assert_close(protein.positions[:, :4], kinase.center().positions[:, :4], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "lengths", "fields"])
+def test_bad_archives_are_named(archive_file, tmp_path, damage):
+    bad = tmp_path / "bad.npz"
+    arrays = dict(np.load(archive_file))
+    if damage == "cut":
+        bad.write_bytes(archive_file.read_bytes()[:5000])
+    elif damage == "text":
+        bad.write_text("not a zip file")
+    elif damage == "lengths":
+        np.savez(bad, **(arrays | {"lengths": arrays["lengths"] + 1}))
+    else:
+        np.savez(bad, coords=arrays["coords"])
+    with pytest.raises(UserError, match="bad.npz"):
+        prepare([bad], tmp_path / "corpus", NO_LIMITS)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_archive_of_conformations(tmp_path):
+    limits = ["filters.min_completeness=0", "num_workers=1"]
+    said = _pipeline(f"input={SHARED / 'conformations.npz'}", f"output={tmp_path / 'corpus'}", *limits).stdout
+    assert "2,794 entries" in said and "rejected: 0" in said
+    corpus = Corpus(tmp_path / "corpus")
+    assert corpus.info["splits"] == {"train": 2561, "val": 96, "test": 137}
+    assert len(corpus.clusters) == 2794 and len(set(corpus.clusters.tolist())) == 485
+    assert corpus.metadata(0)["kind"] == "experimental" and corpus.metadata(0)["group"] >= 0
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def messy_folder(kinase, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("messy")
+    write_structure(kinase, folder / "good.pdb")
+    (folder / "deep" / "er").mkdir(parents=True)
+    write_structure(kinase.crop(0, 90), folder / "deep" / "er" / "good2.cif.gz")
+    shutil.copy(datafiles.PDB_cm_gz, folder / "deep" / "water.pdb.gz")
+    with open(folder / "two.pdb", "w") as file:
+        file.write((folder / "good.pdb").read_text().replace("END", "TER"))
+        file.write((folder / "good.pdb").read_text().replace(" A ", " B "))
+    (folder / "empty.pdb").touch()
+    (folder / "random.pdb").write_bytes(np.random.default_rng(0).bytes(4000))
+    (folder / "random.bcif").write_bytes(np.random.default_rng(1).bytes(4000))
+    (folder / "half.cif").write_text("data_x\nloop_\n_atom_site.group_PDB\n_atom_site.id\nATOM 1\nATOM")
+    (folder / "half.pdb.gz").write_bytes(gzip.compress((folder / "good.pdb").read_bytes())[:3000])
+    (folder / "bomb.pdb.gz").write_bytes(gzip.compress(bytes(3_000_000)))
+    (folder / "huge.pdb").write_text("REMARK\n" * 400_000)
+    (folder / "web.pdb").write_text("<html>404</html>")
+    (folder / "notes.txt").write_text("ATOM")
+    shutil.copy(datafiles.DCD, folder / "trajectory.dcd")
+    short = kinase.crop(0, 12)
+    write_structure(short, folder / "short.pdb")
+    (folder / "link.pdb").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.pdb")
+    (folder / "folder.pdb").mkdir()
+    shutil.copy(folder / "short.pdb", os.path.join(os.fsencode(folder), b"name\xff.pdb"))
+    return folder
+
+
+MESSY = Settings(folder=FolderOptions(max_megabytes=1.0, origin="natural"))
+
+
+@pytest.fixture(scope="module")
+def messy_corpus(messy_folder, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("corpus") / "messy"
+    prepare([messy_folder], output, MESSY, num_workers=2)
+    return output
+
+
+def test_messy_folder_is_prepared_to_the_end(messy_corpus):
+    corpus = Corpus(messy_corpus)
+    sources = Counter(corpus.metadata(k)["source"] for k in range(len(corpus)))
+    assert sources == {"good.pdb": 1, "deep/er/good2.cif.gz": 1, "two.pdb": 2}
+    reasons = {
+        "deep/water.pdb.gz": "unreadable",
+        "empty.pdb": "unreadable: the file is empty",
+        "random.pdb": "unreadable",
+        "random.bcif": "unreadable",
+        "half.cif": "unreadable",
+        "half.pdb.gz": "unreadable: damaged gzip",
+        "bomb.pdb.gz": "size: larger than max_megabytes=1",
+        "huge.pdb": "size: larger than max_megabytes=1",
+        "web.pdb": "unreadable: a web page",
+        "notes.txt": "not a structure file: .txt",
+        "trajectory.dcd": "not a structure file: .dcd",
+        "short.pdb: chain 4": "length: 12 residues in one piece, below 30",
+        "name\\udcff.pdb: chain 4": "length: 12",
+        "link.pdb": "not a file",
+        "pipe.pdb": "not a file",
+    }
+    found = _rejected(messy_corpus)
+    found = {name.replace(": chain A", ": chain 4"): reason for name, reason in found.items()}
+    assert found.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert found[name].startswith(reason), found[name]
+    assert sum(corpus.info["rejected"].values()) == len(reasons)
+
+
+def test_workers_do_not_matter(messy_folder, messy_corpus, tmp_path):
+    prepare([messy_folder], tmp_path / "corpus", MESSY)
+    for name in ("index.arrow", "corpus.json", "rejected.csv"):
+        assert (tmp_path / "corpus" / name).read_bytes() == (messy_corpus / name).read_bytes()
+
+
+def test_coordinates_of_files_are_exact(messy_corpus, kinase):
+    corpus = Corpus(messy_corpus)
+    index = next(k for k in range(len(corpus)) if corpus.metadata(k)["source"] == "good.pdb")
+    torch.testing.assert_close(corpus[index].positions, kinase.center().positions, atol=2e-5, rtol=0)
+    assert torch.equal(corpus[index].residue_number, kinase.residue_number)
+
+
+def test_clusters_decide_the_split(kinase, tmp_path):
+    (tmp_path / "in").mkdir()
+    for k in range(40):
+        write_structure(kinase.crop(k, k + 40), tmp_path / "in" / f"s{k}.pdb")
+    table = tmp_path / "clusters.tsv"
+    table.write_text("".join(f"c{k % 10}\ts{k}\n" for k in range(40)))
+    options = FolderOptions(clusters=table, split={"train": 0.5, "test": 0.5})
+    info = prepare([tmp_path / "in"], tmp_path / "corpus", Settings(folder=options))
+    corpus = Corpus(tmp_path / "corpus")
+    assert len(set(corpus.clusters.tolist())) == 10
+    pairs = {(corpus.metadata(k)["cluster30"], corpus.metadata(k)["split"]) for k in range(40)}
+    assert len(pairs) == 10 and info["splits"].keys() == {"train", "test"}
+    table.write_text("one_column\n")
+    with pytest.raises(UserError, match="line 1"):
+        prepare([tmp_path / "in"], tmp_path / "other", Settings(folder=FolderOptions(clusters=table, chains=Chains.first)))
+
+
+# ------------------------------------------------------------------------------------------------------------- filters
+
+
+def _entry(protein, **changes) -> Entry:
+    return Entry(protein, **({"id": "x", "source": "x", "origin": "natural", "split": "train", "cluster30": 0} | changes))
+
+
+def _without(protein, residues, slots):
+    mask = protein.atom_mask.clone()
+    mask[residues, slots] = False
+    return protein.replace(atom_mask=mask).with_positions(protein.positions * mask[..., None])
+
+
+@pytest.mark.parametrize(
+    ("change", "filters", "reason"),
+    [
+        (lambda p: p, Filters(), None),
+        (lambda p: p, Filters(min_length=300), "length: 214"),
+        (lambda p: p, Filters(max_length=100), "length: 214"),
+        (lambda p: p, Filters(origins=["designed"]), "origin: natural"),
+        (lambda p: p, Filters(splits=["val"]), "split: train"),
+        (lambda p: _without(p, slice(None), slice(4, None)), Filters(), "completeness: 0.5"),
+        (lambda p: _without(p, slice(0, 214, 4), 3), Filters(), "completeness: 0.94 of the backbone"),
+        (lambda p: _without(p, 100, slice(None)), Filters(breaks=Breaks.reject), "chain break: residue 101"),
+        (lambda p: p.with_positions(1.2 * p.positions), Filters(breaks=Breaks.keep), "geometry: backbone bonds"),
+        (lambda p: p.with_positions(0.96 * p.positions), Filters(max_bond_deviation=None), None),
+        (lambda p: p.with_positions(0.85 * p.positions), Filters(max_bond_deviation=None), "geometry: "),
+    ],
+)
+def test_filters(kinase, change, filters, reason):
+    outcome = accept(_entry(change(kinase)), filters)
+    if reason is None:
+        assert isinstance(outcome, Entry)
+    else:
+        assert isinstance(outcome, str) and outcome.startswith(reason), outcome
+
+
+def test_chains_are_cut_at_breaks(kinase):
+    assert longest_piece(kinase).num_residues == 214
+    shift = torch.zeros(214, 1, 1)
+    shift[150:] = 10.0
+    moved = kinase.with_positions(kinase.positions + shift)
+    assert longest_piece(moved).residue_number.tolist() == list(range(1, 151))
+    no_ca = _without(moved, [40, 60], 1)
+    assert longest_piece(no_ca).residue_number.tolist() == list(range(62, 151))
+    assert longest_piece(_without(kinase, slice(None), 1)).num_residues == 0
+    assert accept(_entry(_without(kinase, slice(None), 1)), Filters()).startswith("length: 0 residues")
+
+
+def test_windows_cover_the_chain(kinase):
+    pieces = windows(_entry(kinase), 100)
+    assert [piece.protein.num_residues for piece in pieces] == [71, 71, 72]
+    assert [piece.id for piece in pieces] == ["x_1-71", "x_72-142", "x_143-214"]
+    assert torch.cat([piece.protein.residue_number for piece in pieces]).tolist() == list(range(1, 215))
+    assert windows(_entry(kinase), None)[0].protein is kinase
+
+
+# ------------------------------------------------------------------------------------------------- repeated preparation
+
+
+def test_killed_preparation_goes_on(archive_file, corpus_path, tmp_path):
+    output = tmp_path / "corpus"
+    script = f"""
+from pathlib import Path
+from ophio.data import Filters, Settings, prepare, preparation
+import time
+write = preparation.write_shard
+def slowly(*arguments):
+    time.sleep(0.2)
+    return write(*arguments)
+preparation.write_shard = slowly
+prepare([Path({str(archive_file)!r})], Path({str(output)!r}),
+        Settings(Filters(min_length=1, min_completeness=0.0, max_bond_deviation=None)))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while len(list(output.glob("shards/*.arrow"))) < 5 and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {file: file.stat().st_mtime_ns for file in output.glob("shards/*.arrow")}
+    assert 5 <= len(done) < 60
+    (output / "shards" / "00063.1.tmp").write_bytes(b"half a shard")
+    with pytest.raises(UserError, match="did not finish"):
+        Corpus(output)
+
+    prepare([archive_file], output, NO_LIMITS)
+    assert all(file.stat().st_mtime_ns == time for file, time in done.items())
+    assert not list(output.glob("shards/*.tmp"))
+    assert (output / "index.arrow").read_bytes() == (corpus_path / "index.arrow").read_bytes()
+    assert (output / "corpus.json").read_bytes() == (corpus_path / "corpus.json").read_bytes()
+
+
+def test_other_settings_need_another_output(archive_file, tmp_path):
+    prepare([archive_file], tmp_path / "corpus", NO_LIMITS)
+    stricter = Settings(Filters(min_length=100), crop_length=60)
+    with pytest.raises(UserError, match="other inputs or settings"):
+        prepare([archive_file], tmp_path / "corpus", stricter)
+    info = prepare([archive_file], tmp_path / "corpus", stricter, overwrite=True)
+    assert Corpus(tmp_path / "corpus").lengths.max() <= 60 and info["rejected"]["length"] > 100
+    with pytest.raises(UserError, match="not empty, and not a corpus"):
+        prepare([archive_file], tmp_path, NO_LIMITS, overwrite=True)
+    with pytest.raises(UserError, match="no chain passed"):
+        prepare([archive_file], tmp_path / "none", Settings(Filters(min_length=1000)))
+
+
+def test_wrong_options_are_named(tmp_path):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        with pytest.raises(HydraException, match="filters.min_lenght"):
+            compose("prepare_data", ["input=x", "output=y", "filters.min_lenght=5"])
+    run = _pipeline("input=x", "output=y", "filters.min_length=abc", folder=tmp_path)
+    assert run.returncode == 2 and "filters.min_length" in run.stderr and "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def test_cluster_sampler_draws_one_of_each():
+    clusters = np.repeat(np.arange(100), np.arange(1, 101))
+    sampler = ClusterSampler(clusters, seed=1)
+    drawn = list(sampler)
+    assert sorted(clusters[drawn]) == list(range(100)) and list(sampler) == drawn and len(sampler) == 100
+    counts = Counter()
+    for epoch in range(300):
+        sampler.set_epoch(epoch)
+        counts.update(index for index in sampler if clusters[index] == 9)
+    assert len(counts) == 10 and min(counts.values()) > 10  # 30 expected of each
+    shares = [set(ClusterSampler(clusters, seed=1, rank=rank, world_size=4)) for rank in range(4)]
+    assert set.union(*shares) == set(drawn) and sum(map(len, shares)) == 100
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("balanced", [True, False])
+def test_bucket_batches(corpus_path, balanced, world_size):
+    corpus = Corpus(corpus_path)
+    clusters = corpus.clusters if balanced else None
+    ranks = [
+        LengthBucketBatchSampler(corpus.lengths, EDGES, 512, clusters, seed=2, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    epochs = []
+    for epoch in range(3):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        shares = [list(sampler) for sampler in ranks]
+        assert [len(share) for share in shares] == [len(ranks[0])] * world_size
+        batches = [batch for share in shares for batch in share]
+        for batch in batches:
+            buckets = np.searchsorted(EDGES, corpus.lengths[batch.indices])
+            assert len(set(buckets)) == 1 and EDGES[buckets[0]] * len(batch.indices) <= 512
+        assert len({batch.seed for batch in batches}) == len(batches)
+        epochs.append(sorted(index for batch in batches for index in batch.indices))
+    assert epochs[0] != epochs[1] or not balanced
+    if world_size == 1 and balanced:
+        assert sorted(corpus.clusters[epochs[0]]) == list(range(60))
+    if not balanced:
+        assert set(epochs[0]) == set(range(300))
+
+
+def test_evaluation_sees_every_chain_once(corpus_path):
+    corpus = Corpus(corpus_path)
+    sampler = LengthBucketBatchSampler(corpus.lengths, EDGES, 512, shuffle=False)
+    first = list(sampler)
+    sampler.set_epoch(5)
+    assert list(sampler) == first
+    assert sorted(index for batch in first for index in batch.indices) == list(range(300))
+
+
+def test_batch_sampler_starts_in_the_middle(corpus_path):
+    corpus = Corpus(corpus_path)
+    sampler = LengthBucketBatchSampler(corpus.lengths, EDGES, 512, corpus.clusters)
+    whole = list(sampler)
+    sampler.start_batch = 5
+    assert list(sampler) == whole[5:] and len(sampler) == len(whole)
+    assert list(sampler) == whole
+
+
+@pytest.mark.parametrize(
+    ("edges", "max_residues", "said"),
+    [((64, 100), 512, "longest chain has 120"), ((64, 32, 128), 512, "rising"), ((128,), 100, "max_residues=100")],
+)
+def test_batch_sampler_names_wrong_options(corpus_path, edges, max_residues, said):
+    with pytest.raises(UserError, match=said):
+        LengthBucketBatchSampler(Corpus(corpus_path).lengths, edges, max_residues)
+
+
+def test_random_crop(kinase):
+    starts = {int(random_crop(kinase, 50, torch.Generator().manual_seed(k)).residue_number[0]) for k in range(50)}
+    assert len(starts) > 20 and min(starts) >= 1 and max(starts) <= 165
+    crop = random_crop(kinase, 50, torch.Generator().manual_seed(0))
+    assert crop.num_residues == 50 and crop.ca.mean(0).norm() < 1e-4
+    assert random_crop(kinase, 500, torch.Generator()).num_residues == 214
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def test_batches_of_the_data_module(corpus_path):
+    data = CorpusDataModule(corpus_path, max_residues=256, bucket_edges=EDGES, crop_length=80)
+    batches = list(data.train_dataloader())
+    assert len(batches) == len(data.train_dataloader()) > 10
+    for batch in batches:
+        assert batch.num_residues in EDGES and batch.residue_type.numel() <= 256
+        lengths = batch.residue_mask.sum(1)
+        assert lengths.max() <= 80
+        assert (batch.ca.sum(1) / lengths[:, None]).norm(dim=-1).max() < 1e-3
+    clusters = len(set(data.corpus("train").clusters.tolist()))
+    assert sum(len(batch.residue_type) for batch in batches) == clusters == 48
+    assert sum(len(batch.residue_type) for batch in data.val_dataloader()) == 30
+
+
+def test_workers_load_the_same(corpus_path):
+    loaders = [CorpusDataModule(corpus_path, 512, EDGES, 60, num_workers=n).train_dataloader() for n in (0, 2)]
+    here, there = map(list, loaders)
+    assert len(here) == len(there)
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a.positions, b.positions)
+    loaders[1].sampler.set_epoch(1)
+    assert not all(torch.equal(a.residue_type, b.residue_type) for a, b in zip(here, loaders[1], strict=False))
+
+
+class _Listener(lightning.LightningModule):
+    """Learns nothing and remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[float] = []
+
+    def training_step(self, batch, index):
+        self.seen.append(float(batch.positions.double().pow(2).sum()))
+        return self.weight * 1.0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _fit(corpus_path: Path, folder: Path, checkpoint: Path | None = None, num_workers: int = 0) -> list[float]:
+    model = _Listener()
+    saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=7, save_top_k=-1)
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, callbacks=[saver], enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    data = CorpusDataModule(corpus_path, max_residues=256, bucket_edges=EDGES, crop_length=60, num_workers=num_workers)
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    return model.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_goes_on_inside_an_epoch(corpus_path, tmp_path):
+    """A run that is resumed from a checkpoint sees exactly the batches that the whole run saw after it."""
+    whole = _fit(corpus_path, tmp_path)
+    assert len(set(whole)) == len(whole) > 14
+    for step in (7, len(whole) // 7 * 7):
+        assert _fit(corpus_path, tmp_path / "again", tmp_path / f"step={step}.ckpt") == whole[step:]
+    assert _fit(corpus_path, tmp_path / "again", tmp_path / "step=7.ckpt", num_workers=1) == whole[7:]
