@@ -33,20 +33,27 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
     def decorate(run: Callable[..., None]) -> Callable[[], None]:
         @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
         def compose(config: DictConfig) -> None:
-            check(config, run)
-            run(**{key: config[key] for key in config})
+            try:
+                check(config, run)
+                run(**{key: config[key] for key in config})
+            except (UserError, OmegaConfBaseException) as error:
+                _fail(error)
 
         def main() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors of Hydra through to the line below
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition arrive here, not in Hydra's own report
             try:
                 compose()
-            except (UserError, OmegaConfBaseException, HydraException) as error:
-                print(f"{Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
-                raise SystemExit(2) from None
+            except (OmegaConfBaseException, HydraException) as error:
+                _fail(error)
 
         return main
 
     return decorate
+
+
+def _fail(error: Exception) -> None:
+    print(f"{Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def check(config: DictConfig, run: Callable[..., Any]) -> None:

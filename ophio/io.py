@@ -23,6 +23,7 @@ from ophio.errors import UserError
 from ophio.protein import NO_INSERTION, Protein
 
 _FORMATS = {".pdb": "PDB", ".ent": "PDB", ".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"}
+SUFFIXES = tuple(_FORMATS)
 _SUFFIX_HINT = "use .pdb, .ent, .cif, .mmcif or .bcif, each with or without .gz"
 
 _SAME_AMINO_ACID = {

@@ -130,8 +130,10 @@ class ResidueEncoding(nn.Module):
         a, b = take(vectors, first), take(vectors, second)
         atoms = put(put(vectors, first, 0.5 * (a + b) * complete[..., None], exists), second, 0 * b, exists)
         halves = solid_harmonics(0.5 * (a - b), 2)[..., 4:] * complete[..., None]
-        present = put(present[..., None].to(atoms.dtype), first, complete[..., None].to(atoms.dtype), exists)[..., 0]
-        return atoms, present, halves
+        present = present[..., None].to(atoms.dtype)
+        for slots in (first, second):
+            present = put(present, slots, complete[..., None].to(atoms.dtype), exists)
+        return atoms, present[..., 0], halves
 
 
 class ResidueDecoding(nn.Module):
@@ -186,13 +188,17 @@ def half_difference(degree_two: Float[Tensor, "*batch 5"]) -> Float[Tensor, "*ba
 
 
 def name_pairs(positions: Float[Tensor, "*batch L 14 3"], residue_type: Int[Tensor, "*batch L"]) -> Tensor:
-    """Names interchangeable atoms by the IUPAC rule: the torsion to the first one lies within +-90 degrees."""
-    chain = {"ASP": "CA CB CG OD1", "PHE": "CA CB CG CD1", "TYR": "CA CB CG CD1", "GLU": "CB CG CD OE1"}
-    slots = torch.zeros(NUM_TYPES + 1, 4, dtype=torch.long)
+    """Names interchangeable atoms by the IUPAC rule: the torsion to the first one lies within +-90 degrees.
+
+    Where this holds for both or for neither (a distorted group), first is the one that lies farther to that side.
+    """
+    chain = {"ASP": "CA CB CG OD1 OD2", "PHE": "CA CB CG CD1 CD2", "TYR": "CA CB CG CD1 CD2", "GLU": "CB CG CD OE1 OE2"}
+    slots = torch.zeros(NUM_TYPES + 1, 5, dtype=torch.long)
     for name, atoms in chain.items():
         slots[TYPE_OF[name]] = torch.tensor([ATOM14[name].index(atom) for atom in atoms.split()])
-    a, b, c, d = take(positions, slots.to(positions.device)[residue_type]).unbind(-2)
+    a, b, c, first, second = take(positions, slots.to(positions.device)[residue_type]).unbind(-2)
     axis = F.normalize(c - b, dim=-1)
-    before, after = a - b, d - c
-    across = (before * after).sum(-1) - (before * axis).sum(-1) * (after * axis).sum(-1)  # sign of the torsion's cosine
-    return swap_pairs(positions, residue_type, across < 0)
+    before, between = a - b, first - second
+    # across the axis, towards 0 degrees
+    ahead = (before * between).sum(-1) - (before * axis).sum(-1) * (between * axis).sum(-1)
+    return swap_pairs(positions, residue_type, ahead < 0)

@@ -41,8 +41,10 @@ def main(
     module = AutoencoderModule(autoencoder, instantiate(loss), instantiate(optimizer), warmup_steps, total_steps)
     finished = fit(module, instantiate(data), trainer, Path(output), model, ema_decay, checkpoint_every)
     if finished:
-        arguments = {key: value for key, value in OmegaConf.to_container(model).items() if key != "_target_"}
-        save(autoencoder, arguments, Path(output), {"name": name, "steps": total_steps, "data": Path(data.path).name})
+        arguments = {key: value for key, value in OmegaConf.to_container(model, resolve=True).items() if key != "_target_"}
+        chains = {key: data[key] for key in ("min_length", "max_length", "crop_length")}
+        card = {"name": name, "corpus": Path(data.path).name, "chains": chains, "steps": total_steps, "seed": seed}
+        save(autoencoder, arguments, Path(output), card)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from ophio.data import (
     LengthBucketBatchSampler,
     Settings,
     archive,
+    folder,
     prepare,
 )
 from ophio.data.datamodule import CorpusDataModule
@@ -118,8 +119,8 @@ def test_corpus_limits(corpus_path):
     chosen = Corpus(corpus_path, split="train", min_length=60, max_length=100, origins=["designed"])
     ids = {chosen[k].name for k in range(len(chosen))}
     all_of_them = map(whole.metadata, range(len(whole)))
-    wanted = (e for e in all_of_them if e["split"] == "train" and e["origin"] == "designed" and 60 <= e["length"] <= 100)
-    assert ids == {entry["id"] for entry in wanted} and len(ids) > 20
+    designed = [entry for entry in all_of_them if (entry["split"], entry["origin"]) == ("train", "designed")]
+    assert ids == {entry["id"] for entry in designed if 60 <= entry["length"] <= 100} and len(ids) > 20
     with pytest.raises(UserError, match="no chain with split=train, lengths 5000"):
         Corpus(corpus_path, split="train", min_length=5000)
     with pytest.raises(UserError, match="no corpus here"):
@@ -138,11 +139,12 @@ def test_a_pickled_corpus_is_small_and_reads(corpus_path):
 def test_reading_takes_no_memory(kinase, tmp_path):
     """10 MB of atoms are read to the end; the process keeps none of them."""
     source = _write_archive(kinase, 1500, tmp_path / "many.npz")
-    _pipeline(f"input={source}", f"output={tmp_path / 'corpus'}", "filters.min_length=1", "num_workers=1")
-    assert sum(file.stat().st_size for file in (tmp_path / "corpus" / "shards").iterdir()) > 10e6
     script = f"""
-from ophio.data import Corpus
-corpus = Corpus({str(tmp_path / "corpus")!r})
+from pathlib import Path
+from ophio.data import Corpus, Filters, Settings, prepare
+path = Path({str(tmp_path / "corpus")!r})
+prepare([Path({str(source)!r})], path, Settings(Filters(min_length=1)))
+corpus = Corpus(path)
 def private():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
 [corpus[k].positions.sum() for k in range(0, len(corpus), 50)]
@@ -151,6 +153,7 @@ before = private()
 print(private() - before)
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sum(file.stat().st_size for file in (tmp_path / "corpus" / "shards").iterdir()) > 10e6
     assert int(run.stdout) < 2000  # kB
 
 
@@ -187,7 +190,7 @@ def test_bad_archives_are_named(archive_file, tmp_path, damage):
         np.savez(bad, **(arrays | {"lengths": arrays["lengths"] + 1}))
     else:
         np.savez(bad, coords=arrays["coords"])
-    with pytest.raises(UserError, match="bad.npz"):
+    with pytest.raises(UserError, match=r"bad\.npz"):
         prepare([bad], tmp_path / "corpus", NO_LIMITS)
 
 
@@ -205,6 +208,11 @@ def test_archive_of_conformations(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
+def _pdb_text(protein, file: Path) -> str:
+    write_structure(protein, file)
+    return file.read_text()
+
+
 @pytest.fixture(scope="module")
 def messy_folder(kinase, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("messy")
@@ -212,9 +220,8 @@ def messy_folder(kinase, tmp_path_factory) -> Path:
     (folder / "deep" / "er").mkdir(parents=True)
     write_structure(kinase.crop(0, 90), folder / "deep" / "er" / "good2.cif.gz")
     shutil.copy(datafiles.PDB_cm_gz, folder / "deep" / "water.pdb.gz")
-    with open(folder / "two.pdb", "w") as file:
-        file.write((folder / "good.pdb").read_text().replace("END", "TER"))
-        file.write((folder / "good.pdb").read_text().replace(" A ", " B "))
+    two = [_pdb_text(kinase.replace(chain_id=name), folder / "two.pdb") for name in "AB"]
+    (folder / "two.pdb").write_text("".join(two).replace("END", "REM"))
     (folder / "empty.pdb").touch()
     (folder / "random.pdb").write_bytes(np.random.default_rng(0).bytes(4000))
     (folder / "random.bcif").write_bytes(np.random.default_rng(1).bytes(4000))
@@ -260,17 +267,29 @@ def test_messy_folder_is_prepared_to_the_end(messy_corpus):
         "web.pdb": "unreadable: a web page",
         "notes.txt": "not a structure file: .txt",
         "trajectory.dcd": "not a structure file: .dcd",
-        "short.pdb: chain 4": "length: 12 residues in one piece, below 30",
-        "name\\udcff.pdb: chain 4": "length: 12",
+        "short.pdb": "length: 12 residues in one piece, below 30",
+        "name\\udcff.pdb": "length: 12",
         "link.pdb": "not a file",
         "pipe.pdb": "not a file",
     }
     found = _rejected(messy_corpus)
-    found = {name.replace(": chain A", ": chain 4"): reason for name, reason in found.items()}
+    found = {name.replace(": chain A", ""): reason for name, reason in found.items()}
     assert found.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert found[name].startswith(reason), found[name]
     assert sum(corpus.info["rejected"].values()) == len(reasons)
+
+
+def test_a_crash_in_a_parser_is_listed(messy_folder, tmp_path, monkeypatch):
+    read = folder.read_entry
+
+    def crash(root, relative, chain, options):
+        return [][3] if relative == "two.pdb" and chain == "B" else read(root, relative, chain, options)
+
+    monkeypatch.setattr(folder, "read_entry", crash)
+    info = prepare([messy_folder], tmp_path / "corpus", MESSY)
+    assert info["entries"] == 3
+    assert _rejected(tmp_path / "corpus")["two.pdb: chain B"] == "error: IndexError: list index out of range"
 
 
 def test_workers_do_not_matter(messy_folder, messy_corpus, tmp_path):
@@ -300,14 +319,14 @@ def test_clusters_decide_the_split(kinase, tmp_path):
     assert len(pairs) == 10 and info["splits"].keys() == {"train", "test"}
     table.write_text("one_column\n")
     with pytest.raises(UserError, match="line 1"):
-        prepare([tmp_path / "in"], tmp_path / "other", Settings(folder=FolderOptions(clusters=table, chains=Chains.first)))
+        prepare([tmp_path / "in"], tmp_path / "other", Settings(folder=FolderOptions(Chains.first, clusters=table)))
 
 
 # ------------------------------------------------------------------------------------------------------------- filters
 
 
-def _entry(protein, **changes) -> Entry:
-    return Entry(protein, **({"id": "x", "source": "x", "origin": "natural", "split": "train", "cluster30": 0} | changes))
+def _entry(protein) -> Entry:
+    return Entry(protein, "x", "x", "natural", "train", cluster30=0)
 
 
 def _without(protein, residues, slots):
@@ -411,7 +430,7 @@ def test_other_settings_need_another_output(archive_file, tmp_path):
 
 def test_wrong_options_are_named(tmp_path):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        with pytest.raises(HydraException, match="filters.min_lenght"):
+        with pytest.raises(HydraException, match=r"filters\.min_lenght"):
             compose("prepare_data", ["input=x", "output=y", "filters.min_lenght=5"])
     run = _pipeline("input=x", "output=y", "filters.min_length=abc", folder=tmp_path)
     assert run.returncode == 2 and "filters.min_length" in run.stderr and "Traceback" not in run.stderr

@@ -225,13 +225,21 @@ def test_conformers_are_not_mixed_within_a_residue_but_chosen_for_each(save):
     lines = alternate(alternate(peptide(), 3, 0.4, 0.6), 5, 0.6, 0.4, atoms=("CD1", "CD2"))
     # One atom of residue 3 has A above B: the mean decides for the whole residue.
     one_sided = {"A": "  0.95", "B": "  0.05"}
-    lines = [
-        put(line, 54, one_sided[line[16]]) if (line[22:26], atom_name(line)) == ("   3", "CD1") else line for line in lines
-    ]
+    here = ("   3", "CD1")
+    lines = [put(line, 54, one_sided[line[16]]) if (line[22:26], atom_name(line)) == here else line for line in lines]
     plain, read = read_structure(save(peptide())), quiet(save(lines, "alternate.pdb"))
     difference = (read.positions - plain.positions)[..., 0]
     assert torch.allclose(difference[2][read.atom_mask[2]], torch.tensor(1.0), atol=2e-3)
     assert difference[4].abs().max() == 0
+
+
+def test_the_mean_occupancy_decides_not_the_number_of_atoms(save):
+    both = alternate(peptide(), 3, 0.45, 0.55)
+    lines = [line for line in both if not (line[16] == "B" and atom_name(line) in ("CG1", "CG2", "CD1"))]
+    assert names_of(quiet(save(lines)), 2) == ["N", "CA", "C", "O", "CB"]
+    equal = alternate(peptide(), 3, 0.1, 0.1, atoms=("CB", "CG1", "CG2"))  # 0.1 thrice sums to more than 0.3
+    lines = [line for line in equal if not (line[16] == "A" and atom_name(line) in ("CG1", "CG2"))]
+    assert names_of(quiet(save(lines)), 2) == ["N", "CA", "C", "O", "CB", "CD1"]
 
 
 def test_a_conformer_without_ca_gives_way(save):
@@ -293,8 +301,10 @@ def test_other_atom_names(save):
 
 def test_the_standard_name_goes_first(save):
     oxygen = next(line for line in peptide() if line[22:26] == "  10" and atom_name(line) == "O")
-    for lines in ([*peptide(), put(shift(oxygen, 1.0), 12, " OT1")], [*peptide(), put(shift(oxygen, 1.0), 12, " OXT")]):
-        assert_same(read_structure(save(lines)), read_structure(save(peptide(), "plain.pdb")))
+    for other in (" OT1", " OXT", " O1 "):
+        extra = put(shift(oxygen, 1.0), 12, other)
+        for lines in ([*peptide(), extra], [*peptide(1, 9), extra, *peptide(10, 10)]):
+            assert_same(read_structure(save(lines)), read_structure(save(peptide(), "plain.pdb")))
 
 
 def test_missing_atoms_are_masked_and_a_residue_without_ca_is_hidden(save):
@@ -359,6 +369,13 @@ def test_a_nonstandard_residue_is_named_or_masked(save, record):
 def test_nonstandard_ends_are_part_of_the_chain(save, number):
     with pytest.raises(UserError, match=f"residue PCA {number} "):
         read_structure(save(rename(peptide(), number, "PCA")))
+
+
+def test_residues_between_gaps_are_part_of_the_chain(save):
+    with pytest.raises(UserError, match="residue UNK 4 "):
+        read_structure(save(rename([line for line in peptide() if line[25] not in "35"], 4, "UNK")))
+    lines = rename([line for line in peptide() if line[22:26] != "   2"], 1, "MSE")
+    assert quiet(save(lines)).sequence == "MITLWKRPL"
 
 
 def test_a_chromophore_with_other_atom_names_is_part_of_the_chain(save):
@@ -433,9 +450,10 @@ def test_breaks_of_a_chain_without_c_and_n(save):
 
 
 def test_an_atom_listed_twice_is_taken_once(save):
-    again = [shift(line, 1.0) for line in peptide() if line[22:26] == "   2"]
-    with pytest.warns(StructureWarning, match=r"atom twice \(GLN 2 first\)"):
+    again = [shift(line, 20.0) for line in peptide() if line[22:26] == "   2"]
+    with pytest.warns(StructureWarning, match=r"atom twice \(GLN 2 first\)") as said:
         twice = read_structure(save(sorted(peptide() + again, key=lambda line: int(line[22:26]))))
+    assert len(said) == 1  # no break
     assert_same(twice, read_structure(save(peptide(), "plain.pdb")))
 
 

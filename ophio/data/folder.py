@@ -6,6 +6,7 @@ import zlib
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 from ophio.data.entry import Entry, stable_hash
@@ -116,11 +117,8 @@ def list_files(root: Path, skip: Path) -> list[str]:
 def split_of(cluster: int, shares: dict[str, float]) -> str:
     """A split that depends on nothing but the cluster and the shares."""
     position = stable_hash(str(cluster)) / 2**63 * sum(shares.values())
-    for name, share in shares.items():
-        position -= share
-        if position < 0:
-            break
-    return name
+    ends = dict(zip(shares, accumulate(shares.values()), strict=True))
+    return next((name for name, end in ends.items() if position < end), list(ends)[-1])
 
 
 def printable(name: str) -> str:

@@ -12,10 +12,11 @@ import shutil
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
@@ -75,39 +76,51 @@ def prepare(
 
     Raises UserError when an input does not exist, when `output` holds something else, and when nothing passes.
     """
-    if settings.folder.clusters:
-        folder.read_clusters(settings.folder.clusters)  # a table that cannot be read is no fault of the single files
-    chunks, fingerprint = list_inputs(inputs, output)
-    claim(output, {"version": VERSION, "inputs": fingerprint, "settings": asdict(settings)}, overwrite)
+    clusters = settings.folder.clusters
+    archive.load.cache_clear()
+    folder.read_clusters.cache_clear()
+    if clusters:
+        folder.read_clusters(clusters)  # a table that cannot be read is no fault of the single files
+    chunks, files = list_inputs(inputs, output)
+    inputs_hash = fingerprint([*files, clusters] if clusters else files)
+    claim(output, {"version": VERSION, "inputs": inputs_hash, "settings": asdict(settings)}, overwrite)
     pending = [chunk for chunk in chunks if not shard_path(output, chunk.number).exists()]
-    done = sum(len(chunk.items) for chunk in chunks) - sum(len(chunk.items) for chunk in pending)
-    with tqdm(total=done + sum(len(chunk.items) for chunk in pending), initial=done, unit="input") as progress:
+    total, left = (sum(len(chunk.items) for chunk in some) for some in (chunks, pending))
+    with tqdm(total=total, initial=total - left, unit="input") as progress:
         for chunk in _run(pending, output, settings, num_workers):
             progress.update(len(chunk.items))
+    archive.load.cache_clear()
     return write_index(output, len(chunks), settings)
 
 
-def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[list[Chunk], str]:
-    """The chunks of all inputs, and a hash of the names, sizes and times of their files."""
+def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[list[Chunk], list[Path]]:
+    """The chunks of all inputs, and the files that they come from."""
     chunks: list[Chunk] = []
-    seen = hashlib.sha256()
-    for path in inputs:
+    files: list[Path] = []
+    for path in (path.resolve() for path in inputs):
         if path.is_dir():
             items: Sequence = folder.list_files(path, skip=output)
-            files = [path / name for name in items]
+            files += [path / name for name in items]
         elif path.is_file() and path.suffix == ".npz":
-            items, files = range(archive.num_entries(path)), [path]
+            items = range(archive.num_entries(path))
+            files.append(path)
         else:
             raise UserError(f"{path}: neither a folder nor an .npz file")
         if len(items) == 0:
             raise UserError(f"{path}: nothing in it")
-        for file in files:
-            status = file.lstat()
-            seen.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "replace"))
         size = min(LARGEST_CHUNK, -(-len(items) // CHUNKS_WANTED))
         pieces = (items[start : start + size] for start in range(0, len(items), size))
         chunks += [Chunk(len(chunks) + k, path, piece) for k, piece in enumerate(pieces)]
-    return chunks, seen.hexdigest()
+    return chunks, files
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A hash of the names, sizes and times of the files: whether they are still those of an earlier run."""
+    seen = hashlib.sha256()
+    for file in files:
+        status = file.lstat()
+        seen.update(f"{folder.printable(str(file))} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
 
 
 def claim(output: Path, plan: dict, overwrite: bool) -> None:
@@ -159,8 +172,9 @@ def outcomes(path: Path, item: str | int, settings: Settings) -> Iterator[tuple[
         yield name, chains
         return
     for chain in chains:
+        read = partial(folder.read_entry, path, item, chain, options)
         shown = f"{name}: chain {chain}" if chain else name
-        yield shown, _attempt(lambda: accept(folder.read_entry(path, item, chain, options), settings.filters), file)
+        yield shown, _attempt(lambda read=read: accept(read(), settings.filters), file)
 
 
 def _chains(file: Path, options: FolderOptions) -> list[str | None]:
@@ -169,7 +183,7 @@ def _chains(file: Path, options: FolderOptions) -> list[str | None]:
 
 
 def _attempt(function: Callable[[], T], file: Path) -> T | str:
-    """The result, or the reason why there is none, on one line: a parser may throw anything at a file nobody has seen."""
+    """The result, or on one line the reason why there is none: a parser may throw anything at an unseen file."""
     try:
         return function()
     except UserError as error:

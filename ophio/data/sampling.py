@@ -40,12 +40,13 @@ class ClusterSampler(DistributedSampler):
 class LengthBucketBatchSampler(DistributedSampler):
     """Batches of chains of similar length: `max_residues` // edge chains that are padded to that bucket's edge.
 
-    With `clusters`, an epoch draws one member per cluster; otherwise every chain once. Each epoch has the same number of
-    batches on every rank, and as many as every other epoch: draws differ in length, so a few batches of a further draw
-    are added or the last ones left out. Without `shuffle` (evaluation) every chain comes once, in the same batches each
-    epoch; only several ranks may see up to `world_size` - 1 batches twice.
-    `start_batch` continues an epoch in the middle. A subclass of DistributedSampler, so that Lightning neither
-    replaces it nor forgets to call `set_epoch`.
+    With `clusters`, an epoch draws one member per cluster; otherwise every chain once. All ranks have the same number
+    of batches, the same in every epoch: draws differ in length, so a few batches of a further draw are added, or the
+    last ones left out. Without `shuffle` (evaluation) every chain comes once, in the same batches each epoch; only
+    several ranks may see up to `world_size` - 1 batches twice.
+
+    `start_batch` makes the next iteration begin in the middle. A subclass of DistributedSampler, so that Lightning
+    neither replaces it nor forgets to call `set_epoch`.
     """
 
     def __init__(

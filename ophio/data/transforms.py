@@ -1,6 +1,7 @@
 """What happens to a chain between corpus and batch."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
@@ -26,5 +27,5 @@ def windows(entry: Entry, length: int | None) -> list[Entry]:
     edges = [total * k // count for k in range(count + 1)]
     return [
         replace(entry, protein=entry.protein.crop(start, stop), id=f"{entry.id}_{start + 1}-{stop}")
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in pairwise(edges)
     ]

@@ -1,6 +1,6 @@
 """Splitting features by degree, and joining them again."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import isqrt
 
 import torch
@@ -27,7 +27,7 @@ def split(features: Float[Tensor, "*batch S C"]) -> tuple[Tensor, ...]:
     return features.split([2 * degree + 1 for degree in range(lmax_of(features) + 1)], dim=-2)
 
 
-def join(parts: Sequence[Float[Tensor, "*batch M C"]]) -> Float[Tensor, "*batch S C"]:
+def join(parts: Iterable[Float[Tensor, "*batch _ C"]]) -> Float[Tensor, "*batch S C"]:
     """Inverse of `split`."""
     return torch.cat(tuple(parts), dim=-2)
 

@@ -38,7 +38,7 @@ class Linear(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
-    def forward(self, parts: Sequence[Float[Tensor, "*batch M C"]]) -> Float[Tensor, "*batch S D"]:
+    def forward(self, parts: Sequence[Float[Tensor, "*batch _ _"]]) -> Float[Tensor, "*batch S D"]:
         """Takes the features split by degree (`irreps.split`), returns them joined."""
         mapped = [part @ weight for part, weight in zip(parts, self.weights, strict=False)]
         if self.bias is not None:

@@ -11,7 +11,7 @@ from ophio.layers.norm import EquivariantNorm
 
 def nearest(cloud: Cloud, k: int) -> tuple[Int[Tensor, "batch n k"], Float[Tensor, "batch n k"]]:
     """Indices of the k nearest other nodes, and 1 where they are real (a short chain has fewer than k)."""
-    distance = torch.cdist(cloud.positions, cloud.positions)
+    distance = torch.cdist(cloud.positions, cloud.positions, compute_mode="donot_use_mm_for_euclid_dist")
     blocked = ~cloud.mask[:, None, :] | torch.eye(cloud.num_nodes, dtype=torch.bool, device=distance.device)
     values, index = distance.masked_fill(blocked, torch.inf).topk(min(k, cloud.num_nodes), largest=False)
     return index, values.isfinite().to(cloud.positions.dtype)

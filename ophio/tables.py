@@ -1,0 +1,31 @@
+"""Small tables: CSV files, and text for terminals and Markdown."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ophio.latents import write_whole
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One line a row; the columns are the keys of the first row."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, buffer.getvalue().encode())
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table, padded so that it reads well as text; numbers to four significant digits."""
+    header = list(rows[0])
+    cells = [header] + [[_text(row[key]) for key in header] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,57 @@
+"""Models x a corpus split -> the table of reconstruction against compression.
+
+    python pipelines/reconstruct.py corpus=CORPUS models=[mini,runs/ladder_17]
+
+Reads `corpus` and the models; writes the folder `output`: table.csv and table.md (a row a model: means, medians and 95 %
+intervals), chains.csv (a row a chain), curve.png (with matplotlib). Options: configs/reconstruct.yaml.
+"""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import ListConfig
+
+from ophio.config import pipeline
+from ophio.data.corpus import Corpus
+from ophio.pretrained import load, read_card
+from ophio.reconstruction import evaluate, table_row
+from ophio.tables import markdown, write_csv
+
+VIZ = Path(__file__).parents[1] / "viz"
+
+
+@pipeline("reconstruct")
+def main(
+    models: ListConfig,
+    corpus: str | ListConfig,
+    output: str,
+    split: str,
+    crop_length: int | None,
+    min_length: int | None,
+    max_length: int | None,
+    limit: int | None,
+    batch_size: int,
+) -> None:
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    chains, rows = [], []
+    for name in models:
+        card = read_card(name)
+        made_for = card.get("chains", {})
+        lengths = (min_length or made_for.get("min_length") or 1, max_length or made_for.get("max_length"))
+        corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
+        reports = evaluate(load(name), corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
+        chains += [{"model": card["name"], **report} for report in reports]
+        rows.append({"model": card["name"], "parameters": card["parameters"], **table_row(reports)})
+        write_csv(chains, folder / "chains.csv")
+        write_csv(rows, folder / "table.csv")
+        (folder / "table.md").write_text(markdown(rows) + "\n")
+    print(markdown(rows))
+    if find_spec("matplotlib"):
+        subprocess.run([sys.executable, VIZ / "curve.py", folder / "table.csv", folder / "curve.png"], check=True)
+
+
+if __name__ == "__main__":
+    main()
