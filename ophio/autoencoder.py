@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ophio.backbone import BackboneGeometry
 from ophio.cloud import Cloud
 from ophio.constants import UNKNOWN
 from ophio.irreps import Linear, expand_degrees, pad_degrees, split
@@ -132,6 +133,7 @@ class Autoencoder(nn.Module):
         latent_channels, latent_lmax: width and highest degree of the latent.
         latent_noise, latent_position_noise, variational: see `Bottleneck`.
         neighbours: nearest nodes of a spatial convolution in every block; 0 for none, which keeps cost linear in length.
+        geometry_sweeps: corrections of the backbone's covalent geometry after decoding; see `BackboneGeometry`.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Autoencoder(nn.Module):
         latent_position_noise: float = 0.0,
         variational: bool = False,
         neighbours: int = 0,
+        geometry_sweeps: int = 10,
     ):
         super().__init__()
         if len(channels) != len(strides) + 1:
@@ -181,6 +184,7 @@ class Autoencoder(nn.Module):
             for level in levels
         )
         self.decoding = ResidueDecoding(lmax, channels[0])
+        self.geometry = BackboneGeometry(geometry_sweeps)
 
     def _down(self, lmax: int, narrow: int, wide: int, stride: int, scale: float) -> nn.Module:
         if stride == 1:
@@ -237,7 +241,8 @@ class Autoencoder(nn.Module):
                 cloud = self.up[level - 1](cloud, masks[level - 1])
         logits = self.decoding.residue_logits(cloud)
         residue_type = logits.argmax(-1) if residue_type is None else residue_type
-        return Decoded(logits, residue_type, self.decoding(cloud, residue_type))
+        positions = self.geometry(self.decoding(cloud, residue_type), latent.residue_mask)
+        return Decoded(logits, residue_type, positions)
 
     def forward(self, protein: Protein) -> tuple[Decoded, Float[Tensor, "batch"]]:
         """The training pass: reconstruction with the true residue types, and the latent's divergence."""

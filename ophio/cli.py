@@ -1,6 +1,7 @@
 """The `ophio` command. Subcommands import what they need: `ophio --help` starts at once."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,42 +14,55 @@ from ophio.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 all done, 2 bad input (said in one line), 130 interrupted."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"ophio: {message}", file=sys.stderr)
-    try:
-        return options.run(options)
-    except UserError as error:
-        print(f"ophio: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ophio: interrupted; files that were written are complete", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _complain(message)
+        try:
+            return options.run(options)
+        except UserError as error:
+            _complain(error)
+            return 2
+        except KeyboardInterrupt:
+            _complain("interrupted; files that were written are complete")
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left to print
+            return 141
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ophio", description="Protein structures in a compressed, equivariant latent space.")
+    parser = argparse.ArgumentParser(
+        prog="ophio",
+        description="Protein structures in a compressed, equivariant latent space.",
+        epilog="Example: ophio reconstruct 1abc.cif structures/ --out reconstructed",
+    )
     parser.add_argument("--version", action="version", version=f"ophio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    reconstruct = commands.add_parser("reconstruct", help="structures -> latents -> structures, and how well they agree")
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog)
+        added.set_defaults(run=run)
+        return added
+
+    made = "A file that cannot be done is named with the reason, the others are done, and the exit status is 2."
+    reconstruct = command(
+        "reconstruct", _reconstruct, "structures -> latents -> structures, and how well they agree",
+        f"Writes a structure for each input and metrics.csv. {made}",
+    )  # fmt: skip
     _structure_options(reconstruct)
-    _model_options(reconstruct)
-    reconstruct.set_defaults(run=_reconstruct)
+    _model_option(reconstruct)
+    _output_options(reconstruct, structures=True)
 
-    encode = commands.add_parser("encode", help="structures -> latent files (.npz)")
+    encode = command("encode", _encode, "structures -> latent files", f"Writes an .npz for each input. {made}")
     _structure_options(encode)
-    _model_options(encode)
-    encode.set_defaults(run=_encode)
+    _model_option(encode)
+    _output_options(encode, structures=False)
 
-    decode = commands.add_parser("decode", help="latent files -> structures")
+    decode = command("decode", _decode, "latent files -> structures", f"Writes a structure for each latent. {made}")
     decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="files that `ophio encode` wrote, or folders of them")
-    _model_options(decode, default=None, note="default: the one that encoded them")
-    decode.set_defaults(run=_decode)
+    decode.add_argument("--model", metavar="NAME|PATH", help="the model that encoded them (default: the one they name)")
+    _output_options(decode, structures=True)
 
-    models = commands.add_parser("models", help="released models and what they reach")
-    models.set_defaults(run=_models)
+    command("models", _models, "released models")
     return parser
 
 
@@ -56,15 +70,24 @@ def _structure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="IN", help="PDB, mmCIF or BinaryCIF files (also .gz), or folders of them"
     )
-    parser.add_argument("--chain", help="chain id as in the file (default: the first protein chain)")
+    parser.add_argument("--chain", metavar="ID", help="chain id, the author's (default: the first protein chain)")
     parser.add_argument("--model-number", type=int, default=1, metavar="N", help="model of the file, from 1 (default: 1)")
-    parser.add_argument("--skip-nonstandard", action="store_true", help="mask residues that are not among the 20")
+    parser.add_argument(
+        "--skip-nonstandard", action="store_true", help="leave out residues that are not among the 20 amino acids"
+    )
 
 
-def _model_options(parser: argparse.ArgumentParser, default: str | None = "mini", note: str = "default: mini") -> None:
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="mini", metavar="NAME|PATH",
+        help="released model (see `ophio models`), or a folder that training wrote (default: mini)",
+    )  # fmt: skip
+
+
+def _output_options(parser: argparse.ArgumentParser, structures: bool) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
-    parser.add_argument("--model", default=default, metavar="NAME|PATH", help=f"released model, or a folder that training wrote ({note})")
-    parser.add_argument("--format", choices=["pdb", "cif"], default="pdb", help="of structures written (default: pdb)")
+    if structures:
+        parser.add_argument("--format", choices=["pdb", "cif"], default="pdb", help="of structures written (default: pdb)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -73,66 +96,85 @@ def _reconstruct(options: argparse.Namespace) -> int:
     from ophio.reconstruction import COLUMNS, reconstruct
     from ophio.tables import markdown, write_csv
 
+    files = _outputs(_structure_files(options.inputs), options.out, options.format)
     model = _load(options.model, options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(options.out)
     rows = []
 
-    def one(path: Path, stem: str) -> None:
-        result = next(iter(reconstruct(model, [_read(path, options)])))
-        write_structure(result.predicted, options.out / f"{stem}.{options.format}")
-        rows.append({"file": path.name, "chain": result.true.chain_id, **{key: result.report[key] for key in COLUMNS}})
+    def one(path: Path, target: Path) -> None:
+        result = next(reconstruct(model, [_read(path, options)]))
+        write_structure(result.predicted, target)
+        what = {"file": str(path), "structure": target.name, "chain": result.true.chain_id}
+        rows.append({**what, **{key: result.report[key] for key in COLUMNS}})
 
-    failed = _for_each(_structure_files(options.inputs), one)
+    try:
+        status = _for_each(files, one)
+    finally:
+        if rows:
+            write_csv(rows, options.out / "metrics.csv")
     if rows:
-        write_csv(rows, options.out / "metrics.csv")
-        shown = ("file", "residues", "nodes", "numbers_per_residue", "ca_rmsd", "all_atom_rmsd", "residue_accuracy", "tm_score")
-        print(markdown([{COLUMNS.get(key, key): row[key] for key in shown} for row in rows]))
+        shown = ("residues", "nodes", "numbers_per_residue", "ca_rmsd", "all_atom_rmsd", "residue_accuracy", "tm_score")
+        print(markdown([{"structure": row["structure"], **{COLUMNS[key]: row[key] for key in shown}} for row in rows]))
         print(f"\n{len(rows)} structures in {options.out}; all columns in {options.out / 'metrics.csv'} (RMSD in Å)")
-    return failed
+    return status
 
 
 def _encode(options: argparse.Namespace) -> int:
     import torch
 
-    from ophio.latents import save_latent
+    from ophio.latents import fingerprint, save_latent
+    from ophio.pretrained import available
 
+    files = _outputs(_structure_files(options.inputs), options.out, "npz")
     model = _load(options.model, options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(options.out)
+    name = options.model if options.model in available() else str(Path(options.model).absolute())
+    weights = fingerprint(model)
 
-    def one(path: Path, stem: str) -> None:
+    def one(path: Path, target: Path) -> None:
         with torch.no_grad():
             latent = model.encode(_read(path, options).to(options.device)).map(lambda t: t.cpu())
-        save_latent(latent, options.out / f"{stem}.npz", options.model)
+        save_latent(latent, target, name, weights)
         shape = "x".join(str(size) for size in latent.cloud.features.shape)
-        print(f"{options.out / f'{stem}.npz'}: {shape} features, {latent.numbers_per_residue:.1f} numbers a residue")
+        _say(f"{target}: {shape} features, {latent.numbers_per_residue:.1f} numbers a residue")
 
-    return _for_each(_structure_files(options.inputs), one)
+    return _for_each(files, one)
 
 
 def _decode(options: argparse.Namespace) -> int:
     import torch
 
     from ophio.io import write_structure
-    from ophio.latents import load_latent
+    from ophio.latents import fingerprint, load_latent
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    files = _outputs(_files(options.inputs, (".npz",)), options.out, options.format)
     models = {}
 
-    def one(path: Path, stem: str) -> None:
-        latent, encoder = load_latent(path)
-        name = options.model or encoder
+    def model_of(name: str):
         if name not in models:
-            models[name] = _load(name, options.device)
-        model = models[name]
-        expected, found = model.widen.weights[0].shape[0], latent.cloud.channels
-        if expected != found:
-            raise UserError(f"{path}: {found} latent channels, but model {name} decodes {expected}: it was encoded by {encoder}")
+            model = _load(name, options.device)
+            models[name] = model, fingerprint(model)
+        return models[name]
+
+    if options.model is not None:
+        model_of(options.model)
+    _make_folder(options.out)
+
+    def one(path: Path, target: Path) -> None:
+        latent, encoder, weights = load_latent(path)
+        try:
+            model, found = model_of(options.model or encoder)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if found != weights:
+            what = f"encoded by {encoder} with other weights than those of {options.model or encoder} here"
+            raise UserError(f"{path}: {what}: decode it with the model that encoded it (--model)")
         with torch.no_grad():
             protein = model.decode(latent.map(lambda t: t.to(options.device))).map(lambda t: t.cpu())
-        write_structure(protein, options.out / f"{stem}.{options.format}")
-        print(options.out / f"{stem}.{options.format}")
+        write_structure(protein, target)
+        _say(str(target))
 
-    return _for_each(_files(options.inputs, (".npz",)), one)
+    return _for_each(files, one)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -141,6 +183,8 @@ def _models(options: argparse.Namespace) -> int:
     for name in available():
         card = read_card(name)
         print(f"{name}: {card.get('description', '')} ({card['parameters'] / 1e6:.1f} M parameters)")
+    if not available():
+        _complain("no released models in this installation; --model takes a folder that training wrote")
     return 0
 
 
@@ -150,9 +194,10 @@ def _load(name: str, device: str):
     from ophio.pretrained import load
 
     try:
-        return load(name).to(torch.device(device))
+        torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return load(name).to(device)
 
 
 def _read(path: Path, options: argparse.Namespace):
@@ -161,44 +206,93 @@ def _read(path: Path, options: argparse.Namespace):
     return read_structure(path, options.chain, options.model_number, options.skip_nonstandard)
 
 
-def _structure_files(inputs: list[Path]) -> list[tuple[Path, str]]:
+def _structure_files(inputs: list[Path]) -> list[Path]:
     from ophio.io import SUFFIXES
 
     return _files(inputs, [*SUFFIXES, *(f"{suffix}.gz" for suffix in SUFFIXES)])
 
 
-def _files(inputs: list[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]:
-    """Every file with a stem for what is made of it; folders give the files in them that have one of the suffixes."""
+def _files(inputs: list[Path], suffixes: Sequence[str]) -> list[Path]:
+    """The files given, and of folders the files in them that have one of the suffixes; each once."""
     paths: list[Path] = []
     for path in inputs:
-        inside = sorted(p for p in path.iterdir() if p.name.lower().endswith(tuple(suffixes))) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in _inside(path) if p.name.lower().endswith(tuple(suffixes)) and p.is_file())
         if not inside:
             raise UserError(f"{path}: no {', '.join(suffixes)} files in this folder")
         paths += inside
-    stems = [path.name.removesuffix(".gz").rsplit(".", 1)[0] for path in paths]
-    twice = {stem for stem in stems if stems.count(stem) > 1}
-    # same name from two folders or in two formats: number them, overwrite nothing
-    return [(path, f"{stem}_{k}" if stem in twice else stem) for k, (path, stem) in enumerate(zip(paths, stems, strict=True), 1)]
+    return list({path.absolute(): path for path in paths}.values())
 
 
-def _for_each(files: list[tuple[Path, str]], one: Callable[[Path, str], None]) -> int:
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+
+
+def _outputs(paths: list[Path], folder: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Every file with the one to make of it. Names that would come twice are numbered; no input is overwritten."""
+    taken: set[str] = set()
+    files = []
+    for path in paths:
+        stem = Path(path.name[:-3] if path.name.lower().endswith(".gz") else path.name).stem
+        name, count = stem, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{stem}_{count}"
+        taken.add(name.casefold())
+        files.append((path, folder / f"{name}.{suffix}"))
+    inputs = {path.resolve() for path in paths}
+    for _, target in files:
+        if target.resolve() in inputs:
+            raise UserError(f"--out {folder}: would overwrite {target}, an input: give another folder")
+    return files
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: is not a folder and cannot become one ({error.strerror})") from None
+
+
+def _for_each(files: list[tuple[Path, Path]], one: Callable[[Path, Path], None]) -> int:
     """Does what can be done; says for each file that cannot why, and returns the exit status."""
+    from torch import OutOfMemoryError
+
     failed = 0
-    for path, stem in _progress(files):
+    for path, target in _progress(files):
         try:
-            one(path, stem)
+            one(path, target)
         except UserError as error:
-            print(f"ophio: {error}", file=sys.stderr)
+            _complain(error)
+            failed += 1
+        except (MemoryError, OutOfMemoryError):
+            _complain(f"{path}: not enough memory on this device")
             failed += 1
     if failed and len(files) > 1:
-        print(f"ophio: {failed} of {len(files)} files failed", file=sys.stderr)
+        _complain(f"{failed} of {len(files)} files failed")
     return 2 if failed else 0
 
 
-def _progress(files: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+def _progress(files: list[tuple[Path, Path]]) -> Iterator[tuple[Path, Path]]:
     from tqdm import tqdm
 
     return iter(tqdm(files, unit="file", disable=len(files) < 5 or not sys.stderr.isatty(), leave=False))
+
+
+def _say(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(message)  # above the progress bar, if there is one
+
+
+def _complain(reason: object) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"ophio: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

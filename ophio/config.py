@@ -3,6 +3,8 @@
 Objects are written as `_target_: package.Class` with plain constructor arguments, so the signature is the schema.
 """
 
+import functools
+import importlib
 import inspect
 import os
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,7 +29,7 @@ _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Decorator: a function whose parameters are the keys of `config_name`.yaml becomes a command.
 
-    Bad input of any kind (UserError, a misspelt key) is printed as one line; the exit status is then 2.
+    Bad input of any kind (UserError, a misspelt key) is printed as one line; the exit status is then 2. Ctrl-C: 130.
     """
 
     def decorate(run: Callable[..., None]) -> Callable[[], None]:
@@ -36,24 +38,27 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
             try:
                 check(config, run)
                 run(**{key: config[key] for key in config})
-            except (UserError, OmegaConfBaseException) as error:
-                _fail(error)
+            except (UserError, OmegaConfBaseException, HydraException) as error:
+                _fail(error, 2)
+            except KeyboardInterrupt as interruption:
+                _fail(f"interrupted; {interruption}", 130)
 
+        @functools.wraps(run)
         def main() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition arrive here, not in Hydra's own report
             try:
                 compose()
             except (OmegaConfBaseException, HydraException) as error:
-                _fail(error)
+                _fail(error, 2)
 
         return main
 
     return decorate
 
 
-def _fail(error: Exception) -> None:
-    print(f"{Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2) from None
+def _fail(message: Exception | str, status: int) -> None:
+    print(f"{Path(sys.argv[0]).stem}: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 def check(config: DictConfig, run: Callable[..., Any]) -> None:
@@ -97,10 +102,11 @@ def _check_inside(value: Any, path: str) -> None:
 
 
 def _locate(target: str, path: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
     try:
-        return hydra.utils.get_object(target)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{path}_target_={target}: no such class or function") from error
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}_target_={target}: no such class or function ({error})") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -124,6 +130,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
+    if inspect.isclass(hint) and hint is not Any and isinstance(value, (str, int, float)):
+        return isinstance(value, hint)
     return True
 
 

@@ -5,10 +5,11 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO, StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,10 @@ _CIF_DEFAULTS = {
 """Columns of atom_site that programs leave out and biotite asks for."""
 
 
+_Model = str | pdbx.CIFBlock | pdbx.BinaryCIFBlock
+"""One model of a file: PDB lines, or a data block with nothing else."""
+
+
 class StructureWarning(UserWarning):
     """The file was read, but not everything in it was taken or is as it should be."""
 
@@ -74,30 +79,60 @@ def read_structure(
         StructureWarning: other protein chains were left aside, the chain has breaks, or an atom occurs twice.
     """
     path = Path(path)
-    chains = _protein_chains(path, model)
-    chain_id = next(iter(chains)) if chain is None else chain.strip()
-    if chain_id not in chains:
-        raise UserError(f"{path}: no protein chain {_shown(chain_id)}: it has {', '.join(map(_shown, chains))}")
-    if chain is None and len(chains) > 1:
-        found = ", ".join(map(_shown, chains))
-        _warn(f"{path}: protein chains {found}: took {_shown(chain_id)}; name another with chain= or --chain")
-    residues = chains[chain_id]
-    where = f"{path}: chain {_shown(chain_id)}"
-    _check_standard(residues, where, skip_nonstandard)
-    _warn_of_breaks(residues, where)
-    return _to_protein(residues, where, chain_id, name=Path(_without_gz(path.name)).stem)
+    chains = _protein_chains(path, _open(path), model)
+    chain_id = _chosen(path, chains, chain)
+    return _take(path, f"{path}: chain {_shown(chain_id)}", chain_id, chains[chain_id], skip_nonstandard)
+
+
+def read_chains(
+    path: str | Path,
+    model: int = 1,
+    skip_nonstandard: bool = False,
+    on_error: Callable[[str, Exception], None] | None = None,
+) -> list[Protein]:
+    """Every protein chain of one model, in the order of the file, which is parsed once; otherwise as `read_structure`.
+
+    With `on_error`, a chain that cannot be taken is left out, and `on_error(chain_id, error)` is told; without it, the
+    error is raised. An error of the whole file is always raised.
+    """
+    path = Path(path)
+    proteins = []
+    for chain_id, residues in _protein_chains(path, _open(path), model).items():
+        try:
+            proteins.append(_take(path, f"{path}: chain {_shown(chain_id)}", chain_id, residues, skip_nonstandard))
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(chain_id, error)
+    return proteins
+
+
+def read_models(path: str | Path, chain: str | None = None, skip_nonstandard: bool = False) -> list[Protein]:
+    """One protein chain in every model (NMR ensemble, trajectory) of a file, which is parsed once.
+
+    `chain` defaults to the first protein chain of the first model. Models may differ in atoms and residues. Otherwise as
+    `read_structure`; errors name the model.
+    """
+    path = Path(path)
+    models = _open(path)
+    proteins = []
+    for number in range(1, len(models) + 1):
+        chains = _protein_chains(path, models, number)
+        where = f"{path}: model {number}" if len(models) > 1 else f"{path}"
+        chain = _chosen(where, chains, chain)
+        proteins.append(_take(path, f"{where}: chain {_shown(chain)}", chain, chains[chain], skip_nonstandard))
+    return proteins
 
 
 def list_chains(path: str | Path) -> list[str]:
     """Ids of the protein chains of the first model, in the order of the file."""
-    return list(_protein_chains(Path(path), model=1))
+    path = Path(path)
+    return list(_protein_chains(path, _open(path), model=1))
 
 
 def num_models(path: str | Path) -> int:
     """Number of models in the file."""
-    path = Path(path)
-    with _parsing(path):
-        return _count_models(_open(path))
+    return len(_open(Path(path)))
 
 
 @dataclass(frozen=True)
@@ -137,9 +172,11 @@ class _Residues:
         return f"{self.name[index]} {self.number[index]}{self.insertion[index]}"
 
 
-def _protein_chains(path: Path, model: int) -> dict[str, _Residues]:
+def _protein_chains(path: Path, models: Sequence[_Model], model: int) -> dict[str, _Residues]:
     """The polymer residues of every chain with a standard amino acid."""
-    atoms = _read_model(path, model)
+    if not 1 <= model <= len(models):
+        raise UserError(f"{path}: no model {model}: the file has {len(models)}, counted from 1")
+    atoms = _atoms(path, models[model - 1])
     found = {}
     for chain_id in dict.fromkeys(atoms.chain_id.tolist()):
         residues = _polymer(_Residues.of(_one_conformer(atoms[atoms.chain_id == chain_id])))
@@ -150,6 +187,22 @@ def _protein_chains(path: Path, model: int) -> dict[str, _Residues]:
         listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise UserError(f"{path}: no protein chain in model {model}; residues: {listed or 'only water'}")
     return found
+
+
+def _chosen(where: Path | str, chains: dict[str, _Residues], chain: str | None) -> str:
+    chain_id = next(iter(chains)) if chain is None else chain.strip()
+    found = ", ".join(map(_shown, chains))
+    if chain_id not in chains:
+        raise UserError(f"{where}: no protein chain {_shown(chain_id)}: it has {found}")
+    if chain is None and len(chains) > 1:
+        _warn(f"{where}: protein chains {found}: took {_shown(chain_id)}; name another with chain= or --chain")
+    return chain_id
+
+
+def _take(path: Path, where: str, chain_id: str, residues: _Residues, skip_nonstandard: bool) -> Protein:
+    _check_standard(residues, where, skip_nonstandard)
+    _warn_of_breaks(residues, where)
+    return _to_protein(residues, where, chain_id, name=Path(_without_gz(path.name)).stem)
 
 
 def _one_conformer(atoms: AtomArray) -> AtomArray:
@@ -294,22 +347,16 @@ def _warn_of_repeats(
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _read_model(path: Path, model: int) -> AtomArray:
+def _atoms(path: Path, model: _Model) -> AtomArray:
     """Every atom but the solvent, in all conformers, with altloc_id, occupancy and b_factor."""
+    options = {"model": 1, "altloc": "all", "extra_fields": ["b_factor", "occupancy"]}
     with _parsing(path):
-        file = _open(path)
-        count = _count_models(file)
-        if not 1 <= model <= count:
-            raise UserError(f"{path}: no model {model}: the file has {count}, counted from 1")
-        options = {"model": model, "altloc": "all", "extra_fields": ["b_factor", "occupancy"]}
-        is_pdb = isinstance(file, PDBFile)
-        atoms = file.get_structure(**options) if is_pdb else pdbx.get_structure(file, **options)
+        if isinstance(model, str):
+            atoms = PDBFile.read(StringIO(model)).get_structure(**options)
+        else:
+            atoms = pdbx.get_structure(model, **options)
     atoms.chain_id[np.isin(atoms.chain_id, [".", "?"])] = ""
     return atoms
-
-
-def _count_models(file: PDBFile | pdbx.CIFBlock | pdbx.BinaryCIFBlock) -> int:
-    return file.get_model_count() if isinstance(file, PDBFile) else pdbx.get_model_count(file)
 
 
 @contextmanager
@@ -326,26 +373,30 @@ def _parsing(path: Path) -> Iterator[None]:
             raise UserError(f"{path}: damaged {_format(path)} file ({reason})") from error
 
 
-def _open(path: Path) -> PDBFile | pdbx.CIFBlock | pdbx.BinaryCIFBlock:
+def _open(path: Path) -> list[_Model]:
+    """The models of a file, each by itself: biotite would look through all atoms for every model."""
     kind = _format(path)
     data = _read_bytes(path)
     found = _recognise(path, data)
     if found != kind:
         hint = f": it looks like {found}, rename it" if found else ""
         raise UserError(f"{path}: no atoms found in {kind} format{hint}")
-    if kind == "BinaryCIF":
-        return _with_atoms(path, pdbx.BinaryCIFFile.read(BytesIO(data)))
-    text = data.decode("utf-8", errors="replace")
-    return _open_pdb(path, text) if kind == "PDB" else _with_atoms(path, pdbx.CIFFile.read(StringIO(text)))
+    with _parsing(path):
+        if kind == "BinaryCIF":
+            return _split_models(_with_atoms(path, pdbx.BinaryCIFFile.read(BytesIO(data))))
+        text = data.decode("utf-8", errors="replace")
+        if kind == "mmCIF":
+            return _split_models(_with_atoms(path, pdbx.CIFFile.read(StringIO(text))))
+        return ["\n".join(lines) for lines in _pdb_models(path, text)]
 
 
-def _open_pdb(path: Path, text: str) -> PDBFile:
+def _pdb_models(path: Path, text: str) -> list[list[str]]:
     """Only the atoms, without solvent: most of a simulation snapshot, and often numbered beyond what the format can."""
-    lines, in_model = [], False
+    models, in_model = [], False
     for number, line in enumerate(text.splitlines(), start=1):
         is_atom = line.startswith(("ATOM", "HETATM"))
         if line.startswith("MODEL") or (is_atom and not in_model):
-            lines.append("MODEL")
+            models.append(["MODEL"])
             in_model = True
         elif line.startswith("END"):
             in_model = False
@@ -354,8 +405,8 @@ def _open_pdb(path: Path, text: str) -> PDBFile:
                 raise UserError(f"{path}: line {number} ends before its coordinates do: is the file cut off?")
             if not line[54:60].strip() or not line[60:66].strip():
                 line = f"{line[:54]}{line[54:60].strip() or '1.00':>6}{line[60:66].strip() or '0.00':>6}{line[66:]}"
-            lines.append(line)
-    return PDBFile.read(StringIO("\n".join(lines)))
+            models[-1].append(line)
+    return models
 
 
 def _with_atoms(path: Path, file: pdbx.CIFFile | pdbx.BinaryCIFFile) -> pdbx.CIFBlock | pdbx.BinaryCIFBlock:
@@ -372,6 +423,25 @@ def _with_atoms(path: Path, file: pdbx.CIFFile | pdbx.BinaryCIFFile) -> pdbx.CIF
         if mask is not None and (mask.array != pdbx.MaskValue.PRESENT).all():
             del atom_site[column]  # biotite then takes the label_ column
     return blocks[0]
+
+
+def _split_models(block: pdbx.CIFBlock | pdbx.BinaryCIFBlock) -> list[pdbx.CIFBlock | pdbx.BinaryCIFBlock]:
+    atom_site = block["atom_site"]
+    numbers = atom_site["pdbx_PDB_model_num"].as_array(np.int32)
+    starts = np.sort(np.unique(numbers, return_index=True)[1]).tolist()
+    return [
+        type(block)({"atom_site": _rows(atom_site, slice(*ends))}) for ends in pairwise([*starts, atom_site.row_count])
+    ]
+
+
+def _rows(
+    category: pdbx.CIFCategory | pdbx.BinaryCIFCategory, rows: slice
+) -> pdbx.CIFCategory | pdbx.BinaryCIFCategory:
+    columns = {
+        name: type(column)(column.data.array[rows], None if column.mask is None else column.mask.array[rows])
+        for name, column in category.items()
+    }
+    return type(category)(columns)
 
 
 def _format(path: Path) -> str:
@@ -443,7 +513,7 @@ def write_structure(proteins: Protein | Sequence[Protein], path: str | Path) -> 
     if not models:
         raise UserError(f"{path}: no structure to write")
     data = _pdb_bytes(models, path) if kind == "PDB" else _cif_bytes(models, kind)
-    _write_whole(path, gzip.compress(data, 6, mtime=0) if path.name.lower().endswith(".gz") else data)
+    write_whole(path, gzip.compress(data, 6, mtime=0) if path.name.lower().endswith(".gz") else data)
 
 
 _ATOM_NAMES = np.array([atoms + [""] * (NUM_SLOTS - len(atoms)) for atoms in ATOM14.values()])
@@ -500,7 +570,7 @@ def _check_pdb_limits(atoms: AtomArray, number: int, path: Path) -> None:
     }
     for what, exceeded in limits.items():
         if exceeded:
-            raise UserError(f"{path}: not written: {what}, which the PDB format cannot hold: write .cif instead")
+            raise UserError(f"{path}: not written: {what}, which the PDB format cannot hold: write .cif instead (--format cif)")
 
 
 def _within(values: np.ndarray, low: float, high: float) -> bool:
@@ -524,8 +594,11 @@ def _cif_bytes(models: list[AtomArray], kind: str) -> bytes:
     return stream.getvalue()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Through a file of another name in the same folder: readers see the old file or the new one."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file through another in the same folder: readers see the old content or the new, never a part.
+
+    Raises UserError where that is not possible.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unfinished.write_bytes(data)

@@ -56,7 +56,7 @@ class PairTables(nn.Module):
         return slots[..., 0], slots[..., 1], self.exists[residue_type]
 
 
-def take(atoms: Float[Tensor, "*batch 14 X"], slots: Int[Tensor, "*batch K"]) -> Float[Tensor, "*batch K X"]:
+def take(atoms: Float[Tensor, "*batch A X"], slots: Int[Tensor, "*batch K"]) -> Float[Tensor, "*batch K X"]:
     """Atoms at the given slots."""
     return atoms.gather(-2, slots[..., None].expand(*slots.shape, atoms.shape[-1]))
 
@@ -173,18 +173,20 @@ def half_difference(degree_two: Float[Tensor, "*batch 5"]) -> Float[Tensor, "*ba
     """+-d from r^2 Y_2(d): the dominant eigenvector of the l=2 matrix, with the length its eigenvalue gives.
 
     The eigenvector itself is found without gradient. A power step from there has its value and a bounded gradient, in
-    the true direction, also where eigenvalues meet; the eigenvalue's gradient is exact.
+    the true direction, also where eigenvalues meet; the eigenvalue's gradient is exact. Where the two largest
+    eigenvalues meet, no axis stands out: the length falls to 0, since any choice would depend on the frame.
     """
     matrix = symmetric_traceless(degree_two)
     with torch.no_grad():
         values, vectors = torch.linalg.eigh(matrix)
         axis = vectors[..., -1]
         gap = (values[..., -1] - values[..., 0]).clamp(min=0.1)[..., None]
+        lead = (values[..., 2:] - values[..., 1:2]) / values[..., 2:].clamp(min=1e-8)  # 1.5 for the matrix of a vector
     product = torch.einsum("...ij,...j->...i", matrix, axis)
     eigenvalue = (product * axis).sum(-1, keepdim=True)
     direction = axis + (product - eigenvalue * axis) / gap
     length = (1.5 * eigenvalue).clamp(min=1e-4).sqrt()  # the matrix of d has eigenvalue 2/3 |d|^2
-    return direction * length
+    return direction * length * (lead / 0.05).clamp(max=1)
 
 
 def name_pairs(positions: Float[Tensor, "*batch L 14 3"], residue_type: Int[Tensor, "*batch L"]) -> Tensor:

@@ -31,8 +31,8 @@ def random_cloud(
 ) -> Cloud:
     """A batch of three chains: all nodes real, a prefix of them real, a prefix with gaps.
 
-    Positions are random walks in steps of about 3.8 Å (no two alike: neighbours have an order), features are normal; those
-    of masked nodes, too.
+    Positions are random walks in steps of about 3.8 Å (no two alike: neighbours have an order), features are normal;
+    those of masked nodes, too.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(3, num_nodes, 3, generator=generator, dtype=dtype)
@@ -126,8 +126,8 @@ def assert_padding_invariant(
 ) -> None:
     """What real nodes give depends neither on the values in masked nodes nor on how many follow the last real one.
 
-    Masked nodes are filled with large random numbers and `extra` more are appended. The outputs at real nodes must agree
-    and all outputs must be finite. Arguments and errors are those of `assert_equivariant`.
+    Masked nodes are filled with large random numbers and `extra` more are appended. The outputs at real nodes must
+    agree and all outputs must be finite. Arguments and errors are those of `assert_equivariant`.
     """
     layer, cloud = _in_double(layer), cloud.to(torch.float64)
     with torch.no_grad():

@@ -7,34 +7,31 @@ chain that was left out. Options: configs/prepare_data.yaml.
 """
 
 import os
-import sys
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ophio.config import pipeline
 from ophio.data import Settings, prepare
-from ophio.errors import UserError
 
 
-def run(config: DictConfig) -> None:
-    chosen = OmegaConf.masked_copy(config, ["filters", "folder", "crop_length"])
+@pipeline("prepare_data")
+def main(
+    input: str | ListConfig,
+    output: str,
+    overwrite: bool,
+    num_workers: int | None,
+    crop_length: int | None,
+    filters: DictConfig,
+    folder: DictConfig,
+) -> None:
+    chosen = {"filters": filters, "folder": folder, "crop_length": crop_length}
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), chosen))
-    inputs = [config.input] if isinstance(config.input, str) else config.input
-    workers = config.num_workers or os.cpu_count()
-    info = prepare([Path(path) for path in inputs], Path(config.output), settings, workers, config.overwrite)
-    print(f"{config.output}: {info['entries']:,} entries, {info['residues']:,} residues: {info['splits']}")
-    print(f"rejected: {sum(info['rejected'].values()):,} {info['rejected']}, listed in {config.output}/rejected.csv")
-
-
-@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare_data")
-def main(config: DictConfig) -> None:
-    try:
-        run(config)
-    except (UserError, OmegaConfBaseException) as error:
-        print(f"prepare_data: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+    inputs = [Path(str(path)) for path in ([input] if isinstance(input, str) else input)]
+    workers = os.cpu_count() if num_workers is None else num_workers
+    info = prepare(inputs, Path(output), settings, workers, overwrite)
+    print(f"{output}: {info['entries']:,} entries, {info['residues']:,} residues: {info['splits']}")
+    print(f"rejected: {sum(info['rejected'].values()):,} {info['rejected']}, listed in {output}/rejected.csv")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python pipelines/train_autoencoder.py experiment=mini_ae data.path=CORPUS
 
-Reads `data.path` (made by pipelines/prepare_data.py); writes the folder `output`: last.ckpt, metrics.csv, and at the end
-model.safetensors with its card. Run again, it goes on from last.ckpt. Options: configs/train_autoencoder.yaml.
+Reads `data.path` (made by pipelines/prepare_data.py); writes the folder `output`: last.ckpt, logs/version_N/metrics.csv for
+its N-th start, and at the end model.safetensors with its card model.json. Run again after an interruption of any kind, the
+same command ends with the same weights. Options: configs/train_autoencoder.yaml.
 """
 
 from pathlib import Path
@@ -34,17 +35,20 @@ def main(
     ema_decay: float,
     checkpoint_every: int,
 ) -> None:
+    config = OmegaConf.to_container(OmegaConf.create(locals()), resolve=True)  # all options, as they were composed
     lightning.seed_everything(seed, workers=True, verbose=False)
     autoencoder = instantiate(model)
     if init is not None:
         load_weights(autoencoder, init)
     module = AutoencoderModule(autoencoder, instantiate(loss), instantiate(optimizer), warmup_steps, total_steps)
-    finished = fit(module, instantiate(data), trainer, Path(output), model, ema_decay, checkpoint_every)
-    if finished:
-        arguments = {key: value for key, value in OmegaConf.to_container(model, resolve=True).items() if key != "_target_"}
-        chains = {key: data[key] for key in ("min_length", "max_length", "crop_length")}
+    facts = fit(module, instantiate(data), trainer, Path(output), config, ema_decay, checkpoint_every)
+    if facts is not None:
+        arguments = {key: value for key, value in config["model"].items() if key != "_target_"}
+        chains = {key: config["data"][key] for key in ("min_length", "max_length", "crop_length")}
         card = {"name": name, "corpus": Path(data.path).name, "chains": chains, "steps": total_steps, "seed": seed}
-        save(autoencoder, arguments, Path(output), card)
+        save(autoencoder, arguments, Path(output), card | facts)
+        reached = ", ".join(f"{key} {value}" for key, value in facts["validation"].items())
+        print(f"{output}/model.safetensors: step {total_steps}; {reached or 'not validated'}")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,23 @@ import csv
 import gzip
 import os
 import pickle
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import lightning
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from MDAnalysis.tests import datafiles
 
+from ophio import io as ophio_io
 from ophio.data import (
     ClusterSampler,
     Corpus,
@@ -30,7 +31,9 @@ from ophio.data import (
     Settings,
     archive,
     folder,
+    preparation,
     prepare,
+    workers,
 )
 from ophio.data.datamodule import CorpusDataModule
 from ophio.data.filters import Breaks, accept, longest_piece
@@ -281,15 +284,69 @@ def test_messy_folder_is_prepared_to_the_end(messy_corpus):
 
 
 def test_a_crash_in_a_parser_is_listed(messy_folder, tmp_path, monkeypatch):
-    read = folder.read_entry
+    take = ophio_io._take
 
-    def crash(root, relative, chain, options):
-        return [][3] if relative == "two.pdb" and chain == "B" else read(root, relative, chain, options)
+    def crash(path, where, chain, *arguments):
+        return [][3] if path.name == "two.pdb" and chain == "B" else take(path, where, chain, *arguments)
 
-    monkeypatch.setattr(folder, "read_entry", crash)
+    monkeypatch.setattr(ophio_io, "_take", crash)
     info = prepare([messy_folder], tmp_path / "corpus", MESSY)
     assert info["entries"] == 3
     assert _rejected(tmp_path / "corpus")["two.pdb: chain B"] == "error: IndexError: list index out of range"
+
+
+@pytest.fixture
+def deadly(monkeypatch, tmp_path) -> Path:
+    """A folder in which two files kill the process that reads them (forked processes inherit that)."""
+    read, parent = folder.read_entries, os.getpid()
+
+    def die(root, relative, options):
+        if relative.startswith("killer"):
+            assert os.getpid() != parent
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(root, relative, options)
+
+    monkeypatch.setattr(folder, "read_entries", die)
+    monkeypatch.setattr(workers, "START_METHOD", "fork")
+    return tmp_path / "deadly"
+
+
+@pytest.mark.parametrize("largest_chunk", [1, 4])
+def test_a_file_that_kills_its_reader_is_listed_and_the_rest_goes_in(kinase, deadly, monkeypatch, largest_chunk):
+    deadly.mkdir()
+    for k in range(10):
+        write_structure(kinase.crop(k, k + 50), deadly / f"f{k}.pdb")
+    for name in ("f33.pdb", "killer1.pdb", "killer2.pdb"):
+        shutil.copy(deadly / "f3.pdb", deadly / name)
+    shutil.copy(deadly / "f3.pdb", deadly / "f0killer.pdb")
+    monkeypatch.setattr(preparation, "CHUNKS_WANTED", 13 // largest_chunk)
+    info = prepare([deadly], deadly.parent / "corpus", NO_LIMITS, num_workers=3)
+    assert info["entries"] == 12 and info["rejected"] == {"reader died": 2}
+    found = _rejected(deadly.parent / "corpus")
+    assert found == {name: preparation.READER_DIED for name in ("killer1.pdb", "killer2.pdb")}
+
+
+def _dies_at_first(mark: Path) -> str:
+    if mark.name == "0" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.4)
+    return mark.name
+
+
+def test_a_job_that_died_beside_others_is_done_again_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "START_METHOD", "fork")
+    jobs = [tmp_path / str(k) for k in range(4)]
+    assert dict(workers.run_each(_dies_at_first, jobs, num_workers=3)) == {job: job.name for job in jobs}
+    assert (tmp_path / "0").exists()
+
+
+def test_workers_that_cannot_start_are_told(tmp_path, monkeypatch):
+    """As those of a script without `if __name__ == "__main__"`: nothing is wrong with the files."""
+    monkeypatch.setattr(workers, "START_METHOD", "fork")
+    monkeypatch.setattr(workers, "_start_worker", partial(os._exit, 1))
+    with pytest.raises(UserError, match="__main__"):
+        list(workers.run_each(len, ["job"], num_workers=2))
 
 
 def test_workers_do_not_matter(messy_folder, messy_corpus, tmp_path):
@@ -389,9 +446,9 @@ from pathlib import Path
 from ophio.data import Filters, Settings, prepare, preparation
 import time
 write = preparation.write_shard
-def slowly(*arguments):
+def slowly(chunk, output, settings):
     time.sleep(0.2)
-    return write(*arguments)
+    write(chunk, output, settings)
 preparation.write_shard = slowly
 prepare([Path({str(archive_file)!r})], Path({str(output)!r}),
         Settings(Filters(min_length=1, min_completeness=0.0, max_bond_deviation=None)))
@@ -415,25 +472,44 @@ prepare([Path({str(archive_file)!r})], Path({str(output)!r}),
     assert (output / "corpus.json").read_bytes() == (corpus_path / "corpus.json").read_bytes()
 
 
-def test_other_settings_need_another_output(archive_file, tmp_path):
+def test_other_settings_need_another_output(kinase, tmp_path):
+    archive_file = _write_archive(kinase, 50, tmp_path.parent / "fifty.npz")
     prepare([archive_file], tmp_path / "corpus", NO_LIMITS)
     stricter = Settings(Filters(min_length=100), crop_length=60)
     with pytest.raises(UserError, match="other inputs or settings"):
         prepare([archive_file], tmp_path / "corpus", stricter)
     info = prepare([archive_file], tmp_path / "corpus", stricter, overwrite=True)
-    assert Corpus(tmp_path / "corpus").lengths.max() <= 60 and info["rejected"]["length"] > 100
+    assert Corpus(tmp_path / "corpus").lengths.max() <= 60 and info["rejected"]["length"] > 10
     with pytest.raises(UserError, match="not empty, and not a corpus"):
         prepare([archive_file], tmp_path, NO_LIMITS, overwrite=True)
     with pytest.raises(UserError, match="no chain passed"):
         prepare([archive_file], tmp_path / "none", Settings(Filters(min_length=1000)))
 
 
-def test_wrong_options_are_named(tmp_path):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        with pytest.raises(HydraException, match=r"filters\.min_lenght"):
-            compose("prepare_data", ["input=x", "output=y", "filters.min_lenght=5"])
-    run = _pipeline("input=x", "output=y", "filters.min_length=abc", folder=tmp_path)
-    assert run.returncode == 2 and "filters.min_length" in run.stderr and "Traceback" not in run.stderr
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("filters.min_lenght=5", "filters.min_lenght"),
+        ("filters.min_length=abc", "filters.min_length"),
+        ("folder.chains=some", "folder.chains"),
+        ("num_workers=two", "num_workers"),
+        ("num_workers=0", "num_workers"),
+        ("crop_length=0", "crop_length"),
+        ("+filters.more=1", "filters.more"),
+        ("inptu=x", "inptu"),
+        ("input=/nowhere", "/nowhere: neither a folder"),
+        ("input=3", "input=3: expected str"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, monkeypatch, capsys, wrong, named):
+    """One line and exit status 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", "input=x", "output=y", wrong])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "pipelines" / "prepare_data.py"), run_name="__main__")
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1 and said.startswith("prepare_data: ")
     assert not list(tmp_path.iterdir())
 
 

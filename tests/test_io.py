@@ -17,7 +17,15 @@ from biotite.structure.io.pdb import PDBFile
 from ophio import io as ophio_io
 from ophio.constants import ATOM14, RESIDUE_NAMES, TYPE_OF, UNKNOWN
 from ophio.errors import UserError
-from ophio.io import StructureWarning, list_chains, num_models, read_structure, write_structure
+from ophio.io import (
+    StructureWarning,
+    list_chains,
+    num_models,
+    read_chains,
+    read_models,
+    read_structure,
+    write_structure,
+)
 from ophio.protein import Protein, stack
 
 DATA = Path(MDAnalysisTests.__file__).parent / "data"
@@ -468,6 +476,67 @@ def test_models_of_an_nmr_ensemble():
             read_structure(path, model=model)
 
 
+@pytest.mark.parametrize("name", ["3KPR.pdb.gz", "3KPR.cif.gz"])
+def test_all_chains_at_once_are_the_chains_one_by_one(name, monkeypatch):
+    path = DATA / "mmcif" / name
+    one_by_one = [read_structure(path, chain) for chain in list_chains(path)]
+    opened = []
+    read_bytes = ophio_io._read_bytes
+    monkeypatch.setattr(ophio_io, "_read_bytes", lambda path: opened.append(path) or read_bytes(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that there are several is no news here
+        together = read_chains(path)
+    assert opened == [path] and len(together) > 5
+    for a, b in zip(together, one_by_one, strict=True):
+        assert_same(a, b)
+
+
+def test_a_chain_that_cannot_be_taken_leaves_the_others(save):
+    odd = rename(second_chain("b"), 4, "TPO")
+    path = save([*peptide(), *odd, *second_chain("c", 60.0)])
+    with pytest.raises(UserError, match=r"made\.pdb: chain b: residue TPO 4"):
+        read_chains(path)
+    errors = []
+    proteins = read_chains(path, on_error=lambda *what: errors.append(what))
+    assert [protein.chain_id for protein in proteins] == ["A", "c"]
+    ((chain, error),) = errors
+    assert chain == "b" and isinstance(error, UserError) and "TPO 4" in str(error)
+    assert [protein.sequence for protein in read_chains(path, skip_nonstandard=True)][1] == "IXLWKRP"
+    with pytest.raises(UserError, match="no model 2"):
+        read_chains(path, model=2, on_error=lambda *what: errors.append(what))
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".cif", ".bcif.gz"])
+def test_all_models_at_once_are_the_models_one_by_one(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"ensemble{suffix}"
+    ensemble = [quiet(DATA / "nmr_neopetrosiamide.pdb", model=k, skip_nonstandard=True) for k in (1, 2, 3)]
+    write_structure([*ensemble, ensemble[0].crop(5, 20)], path)
+    opened = []
+    read_bytes = ophio_io._read_bytes
+    one_by_one = [quiet(path, model=k) for k in (1, 2, 3, 4)]
+    monkeypatch.setattr(ophio_io, "_read_bytes", lambda path: opened.append(path) or read_bytes(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StructureWarning)
+        together = read_models(path)
+    assert opened == [path] and [protein.num_residues for protein in together][3] < 20
+    for a, b in zip(together, one_by_one, strict=True):
+        assert_same(a, b)
+
+
+def test_errors_of_models_name_the_model(save):
+    moved = [shift(line, 5.0) for line in peptide()]
+    path = save([*peptide(), *second_chain("b"), "END", *moved, "END", *second_chain("b")])
+    with pytest.warns(StructureWarning, match="took A"), pytest.raises(UserError, match="model 3: no protein chain A"):
+        read_models(path)
+    with pytest.raises(UserError, match=r"made\.pdb: model 2: no protein chain b: it has A"):
+        read_models(path, chain="b")
+    path = save([*peptide(), "END", *rename(moved, 4, "TPO")])
+    with pytest.raises(UserError, match=r"model 2: chain A: residue TPO 4"):
+        read_models(path)
+    assert [protein.sequence[3] for protein in read_models(path, skip_nonstandard=True)] == ["T", "X"]
+    assert len(read_models(save(peptide(), "one.pdb"))) == 1
+
+
 def test_models_may_differ_in_atoms_and_be_separated_by_end_only(save):
     frame = [shift(line, 5.0) for line in peptide(2, 8)]
     path = save([*peptide(), "END", *frame])
@@ -516,7 +585,7 @@ def test_bad_files_are_refused(tmp_path):
 def test_files_that_cannot_be_opened(tmp_path):
     (tmp_path / "folder.pdb").mkdir()
     for name, message in [("absent.pdb", "No such file"), ("folder.pdb", "directory"), ("no/such.cif", "No such file")]:
-        for function in (read_structure, list_chains, num_models):
+        for function in (read_structure, read_chains, read_models, list_chains, num_models):
             with pytest.raises(UserError, match=message) as caught:
                 function(str(tmp_path / name))
             assert name in str(caught.value)

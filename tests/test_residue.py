@@ -130,14 +130,22 @@ def test_half_difference_has_finite_gradients_where_eigenvalues_meet(dtype):
     assert degree_two.grad.abs().max() < 100
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_difference_is_zero_where_no_axis_stands_out(dtype, differences):
+    """A disc: every direction in it would do, and none turns with the frame."""
+    disc = -solid_harmonics(differences.to(dtype), 2)[..., 4:]
+    assert half_difference(disc).norm(dim=-1).max() < 1e-4
+    assert not half_difference(0 * disc).any()
+
+
 # Encoding
 
 
 def test_the_encoding_is_equivariant():
     protein, layer = native(), encoding()
     rotation, translation = random_motion()
-    moved = protein.with_positions(transform(protein.positions.flatten(1, 2), rotation, translation).view_as(protein.positions))
-    expected, found = move(layer(protein), rotation, translation), layer(moved)
+    positions = transform(protein.positions.flatten(1, 2), rotation, translation).view_as(protein.positions)
+    expected, found = move(layer(protein), rotation, translation), layer(protein.with_positions(positions))
     assert (expected.features - found.features).abs().max() < 1e-10
     mask = found.mask
     assert (expected.positions[mask] - found.positions[mask]).abs().max() < 1e-10

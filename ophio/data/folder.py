@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ophio.data.entry import Entry, stable_hash
 from ophio.errors import UserError
-from ophio.io import read_structure
+from ophio.io import read_chains, read_structure
+from ophio.protein import Protein
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
@@ -53,13 +54,23 @@ def unsuitable(file: Path, max_megabytes: float) -> str | None:
     return None
 
 
-def read_entry(root: Path, relative: str, chain: str | None, options: FolderOptions) -> Entry:
-    """One chain. Residues that are not standard amino acids are masked, so that chains can be cut there."""
-    protein = read_structure(root / relative, chain, skip_nonstandard=True)
+def read_entries(root: Path, relative: str, options: FolderOptions) -> list[tuple[str, Entry | Exception]]:
+    """The chosen chains of a file: chain id, and the entry or why there is none. Errors of the whole file are raised.
+
+    Residues that are not standard amino acids are masked, so that chains can be cut there.
+    """
+    file, failed = root / relative, []
+    if options.chains == Chains.first:
+        proteins = [read_structure(file, skip_nonstandard=True)]
+    else:
+        proteins = read_chains(file, skip_nonstandard=True, on_error=lambda *reason: failed.append(reason))
+    return [(protein.chain_id, _entry(protein, printable(relative), options)) for protein in proteins] + failed
+
+
+def _entry(protein: Protein, source: str, options: FolderOptions) -> Entry:
     name = printable(protein.name)
     identity = f"{name}_{protein.chain_id}" if protein.chain_id else name
     members = read_clusters(options.clusters) if options.clusters else {}
-    source = printable(relative)
     cluster = members.get(identity, members.get(name, f"{source} {protein.chain_id}"))
     number = stable_hash(cluster)
     return Entry(

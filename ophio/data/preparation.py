@@ -1,46 +1,46 @@
 """Makes a corpus from folders of structure files and .npz archives: parallel, and resumable after any interruption.
 
 The inputs are cut into chunks; one chunk becomes one shard, written under a temporary name and renamed when complete. A
-shard carries the list of what was rejected from its chunk, so a shard that exists never has to be looked at again.
+shard carries the list of what was rejected from its chunk, so a shard that exists never has to be looked at again. When
+a process dies over a chunk, its inputs are read one by one, and only the one that kills its process is left out.
 """
 
 import csv
 import hashlib
 import json
 import os
+import pickle
 import shutil
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 
 from ophio.data import archive, folder
 from ophio.data.corpus import VERSION, shard_path
 from ophio.data.entry import SCALARS, SCHEMA, Entry, record_batch
 from ophio.data.filters import Filters, accept
-from ophio.data.folder import Chains, FolderOptions
+from ophio.data.folder import FolderOptions
 from ophio.data.transforms import windows
+from ophio.data.workers import Died, run_each
 from ophio.errors import UserError
-from ophio.io import list_chains
 
 CHUNKS_WANTED = 64
 LARGEST_CHUNK = 1024  # inputs per shard: a few MB of memory in each worker, and 1000 shards for a million chains
 LONGEST_REASON = 300
+READER_DIED = "reader died: the process that read it ended at once (out of memory, or a crash)"
 INDEX = ["id", "origin", "split", "cluster30", "length", "checksum"]
 INDEX_SCHEMA = pa.schema([*((name, SCALARS[name]) for name in INDEX), ("shard", pa.int32()), ("row", pa.int32())])
 
 T = TypeVar("T")
+Outcome = tuple[str, Entry | str]
+"""What a chain is called in the report, and the chain or the reason of its rejection."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def prepare(
 
     Raises UserError when an input does not exist, when `output` holds something else, and when nothing passes.
     """
+    if num_workers < 1:
+        raise UserError(f"num_workers={num_workers}: give 1 or more")
     clusters = settings.folder.clusters
     archive.load.cache_clear()
     folder.read_clusters.cache_clear()
@@ -87,8 +89,11 @@ def prepare(
     pending = [chunk for chunk in chunks if not shard_path(output, chunk.number).exists()]
     total, left = (sum(len(chunk.items) for chunk in some) for some in (chunks, pending))
     with tqdm(total=total, initial=total - left, unit="input") as progress:
-        for chunk in _run(pending, output, settings, num_workers):
-            progress.update(len(chunk.items))
+        try:
+            for chunk in _run(pending, output, settings, num_workers):
+                progress.update(len(chunk.items))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{output}: run the same command again to go on") from None
     archive.load.cache_clear()
     return write_index(output, len(chunks), settings)
 
@@ -141,45 +146,65 @@ def claim(output: Path, plan: dict, overwrite: bool) -> None:
     _write_text(file, json.dumps(plan, indent=1))
 
 
-def write_shard(chunk: Chunk, output: Path, settings: Settings) -> Chunk:
+def write_shard(chunk: Chunk, output: Path, settings: Settings) -> None:
     """Reads, filters, crops and stores one chunk."""
-    entries: list[Entry] = []
-    rejected: list[tuple[str, str]] = []
-    for item in chunk.items:
-        for name, outcome in outcomes(chunk.path, item, settings):
-            if isinstance(outcome, Entry):
-                entries += windows(outcome, settings.crop_length)
-            else:
-                rejected.append((name, outcome))
+    store(chunk.number, [each for item in chunk.items for each in outcomes(chunk.path, item, settings)], output)
+
+
+def salvage_shard(chunk: Chunk, output: Path, settings: Settings) -> None:
+    """`write_shard` for a chunk with an input over which the process dies."""
+    found: dict[str | int, list[Outcome]] = {}
+    for item, result in run_each(partial(_pickled_outcomes, chunk.path, settings), chunk.items, num_workers=1):
+        found[item] = [(_name(chunk.path, item), READER_DIED)] if isinstance(result, Died) else pickle.loads(result)
+    store(chunk.number, [each for item in chunk.items for each in found[item]], output)
+
+
+def _pickled_outcomes(path: Path, settings: Settings, item: str | int) -> bytes:
+    """Pickled here: tensors themselves travel between processes as handles, which end with the process."""
+    return pickle.dumps(list(outcomes(path, item, settings)))
+
+
+def store(number: int, found: Sequence[Outcome], output: Path) -> None:
+    entries = [entry for _, entry in found if isinstance(entry, Entry)]
+    rejected = [(name, reason) for name, reason in found if isinstance(reason, str)]
     schema = SCHEMA.with_metadata({"rejected": json.dumps(rejected)})
-    file = shard_path(output, chunk.number)
+    file = shard_path(output, number)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(record_batch(entries))
     os.replace(temporary, file)
-    return chunk
 
 
-def outcomes(path: Path, item: str | int, settings: Settings) -> Iterator[tuple[str, Entry | str]]:
-    """(name, entry or reason of rejection) for every chain of one input; no input stops the preparation."""
-    if isinstance(item, int):
-        name = f"{path.name}: {archive.load(path)['ids'][item]}"
-        yield name, _attempt(lambda: accept(archive.read_entry(path, item), settings.filters), path)
+def outcomes(path: Path, item: str | int, settings: Settings) -> Iterator[Outcome]:
+    """What becomes of every chain of one input; no input stops the preparation."""
+    name, file = _name(path, item), path if isinstance(item, int) else path / item
+    read = _attempt(lambda: _read(path, item, settings.folder), file)
+    if isinstance(read, str):
+        yield name, read
         return
-    name, file, options = folder.printable(item), path / item, settings.folder
-    chains = _attempt(lambda: folder.unsuitable(file, options.max_megabytes) or _chains(file, options), file)
-    if isinstance(chains, str):
-        yield name, chains
-        return
-    for chain in chains:
-        read = partial(folder.read_entry, path, item, chain, options)
+    for chain, entry in read:
         shown = f"{name}: chain {chain}" if chain else name
-        yield shown, _attempt(lambda read=read: accept(read(), settings.filters), file)
+        accepted = _attempt(partial(_accept, entry, settings.filters), file)
+        if isinstance(accepted, str):
+            yield shown, accepted
+        else:
+            yield from ((shown, piece) for piece in windows(accepted, settings.crop_length))
 
 
-def _chains(file: Path, options: FolderOptions) -> list[str | None]:
-    """Ids of the chains to read; None stands for the first."""
-    return list(list_chains(file)) if options.chains == Chains.all else [None]
+def _read(path: Path, item: str | int, options: FolderOptions) -> list[tuple[str, Entry | Exception]] | str:
+    if isinstance(item, int):
+        return [("", archive.read_entry(path, item))]
+    return folder.unsuitable(path / item, options.max_megabytes) or folder.read_entries(path, item, options)
+
+
+def _accept(entry: Entry | Exception, filters: Filters) -> Entry | str:
+    if isinstance(entry, Exception):
+        raise entry
+    return accept(entry, filters)
+
+
+def _name(path: Path, item: str | int) -> str:
+    return f"{path.name}: {archive.load(path)['ids'][item]}" if isinstance(item, int) else folder.printable(item)
 
 
 def _attempt(function: Callable[[], T], file: Path) -> T | str:
@@ -228,31 +253,19 @@ def write_index(output: Path, num_shards: int, settings: Settings) -> dict:
 
 
 def _run(chunks: Sequence[Chunk], output: Path, settings: Settings, num_workers: int) -> Iterator[Chunk]:
-    if num_workers <= 1 or len(chunks) <= 1:
-        yield from (_quietly_write_shard(chunk, output, settings) for chunk in chunks)
+    """Writes the shards. Warnings about single files would tear the progress bar; what matters is in the report."""
+    write = partial(write_shard, output=output, settings=settings)
+    if num_workers <= 1:
+        for chunk in chunks:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                write(chunk)
+            yield chunk
         return
-    # spawn: forking a process in which torch or Arrow have started threads may deadlock
-    with ProcessPoolExecutor(min(num_workers, len(chunks)), get_context("spawn"), _start_worker) as pool:
-        jobs = [pool.submit(_quietly_write_shard, chunk, output, settings) for chunk in chunks]
-        try:
-            yield from (job.result() for job in as_completed(jobs))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died (out of memory?): run the same command again to go on, with fewer num_workers"
-            ) from error
-
-
-def _quietly_write_shard(chunk: Chunk, output: Path, settings: Settings) -> Chunk:
-    """Warnings about single files would tear the progress bar; what matters is in the report."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return write_shard(chunk, output, settings)
-
-
-def _start_worker() -> None:
-    """One thread per worker; a worker whose parent was killed ends itself."""
-    torch.set_num_threads(1)
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    for chunk, result in run_each(write, chunks, num_workers):
+        if isinstance(result, Died):
+            salvage_shard(chunk, output, settings)
+        yield chunk
 
 
 def _read_scalars(path: Path) -> tuple[pa.RecordBatch, list[list[str]]]:

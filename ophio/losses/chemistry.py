@@ -1,6 +1,7 @@
 """Bond lengths, bond angles and torsions, predicted against true."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -58,6 +59,9 @@ class Chemistry(nn.Module):
         mask: Bool[Tensor, "batch L 14"],
         residue_type: Int[Tensor, "batch L"],
     ) -> dict[str, Float[Tensor, "batch"]]:
+        # the last residue is followed by one without atoms
+        predicted, true = (F.pad(x, (0, 0, 0, 0, 0, 1)) for x in (predicted, true))
+        mask, residue_type = F.pad(mask, (0, 0, 0, 1)), F.pad(residue_type, (0, 1))
         linked = (true[:, 1:, N] - true[:, :-1, C]).norm(dim=-1) < CHAIN_BREAK_CN
         present = torch.cat([mask[:, :-1], mask[:, 1:] & linked[..., None]], dim=-1)
         windows = [torch.cat([x[:, :-1], x[:, 1:]], dim=2) for x in (predicted, true)]

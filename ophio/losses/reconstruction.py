@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ophio.autoencoder import Decoded
@@ -40,8 +40,8 @@ class ReconstructionLoss(nn.Module):
         self, decoded: Decoded, kl: Float[Tensor, "batch"], protein: Protein
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss, and its unweighted terms. `decoded` must hold atoms of the true residue types."""
-        mask = protein.atom_mask & protein.residue_mask[..., None]
-        true = match_pairs(protein.positions, decoded.positions, protein.residue_type)
+        mask = with_partner(protein.atom_mask & protein.residue_mask[..., None], protein.residue_type)
+        true = match_pairs(protein.positions * mask[..., None], decoded.positions, protein.residue_type)
         error = (decoded.positions - true) * mask[..., None]
         index, drawn = sample_atoms(mask, self.num_atoms)
 
@@ -60,6 +60,14 @@ class ReconstructionLoss(nn.Module):
         }
         means = {name: terms[name].mean() for name in TERMS}
         return sum(self.weights[name] * means[name] for name in TERMS), means
+
+
+def with_partner(
+    mask: Bool[Tensor, "*batch L 14"], residue_type: Int[Tensor, "*batch L"]
+) -> Bool[Tensor, "*batch L 14"]:
+    """Leaves out one of two interchangeable atoms without the other: which one it is cannot be told."""
+    every = torch.ones_like(residue_type, dtype=torch.bool)
+    return mask & (swap_pairs(mask[..., None].float(), residue_type, every)[..., 0] > 0)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ between atoms drawn at random, so memory is linear in length.
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -29,10 +30,11 @@ def local_vector_map(
     error: Float[Tensor, "batch L 14 3"], mask: Bool[Tensor, "batch L 14"], delta: float = 1.0
 ) -> Float[Tensor, "batch"]:
     """All pairs of atoms in the same and in consecutive residues. `error`: predicted minus true positions, Å."""
-    window = torch.cat([error[:, :-1], error[:, 1:]], dim=2)
-    present = torch.cat([mask[:, :-1], mask[:, 1:]], dim=2)
-    difference = error[:, :-1, :, None] - window[:, :, None]
-    pairs = mask[:, :-1, :, None] & present[:, :, None]
+    # the last residue is followed by nothing
+    window = torch.cat([error, F.pad(error[:, 1:], (0, 0, 0, 0, 0, 1))], dim=2)
+    present = torch.cat([mask, F.pad(mask[:, 1:], (0, 0, 0, 1))], dim=2)
+    difference = error[:, :, :, None] - window[:, :, None]
+    pairs = mask[:, :, :, None] & present[:, :, None]
     return masked_mean(pseudo_huber(difference.square().sum(-1), delta), pairs)
 
 

@@ -1,9 +1,10 @@
 """Released weights, and any others: a folder with NAME.safetensors and its card NAME.json.
 
-The card holds the constructor arguments, so weights and architecture cannot come apart, and says how the model was made
-and what it reaches. Nothing here executes code from a file.
+The card holds the constructor arguments and a hash of the weights, so the three cannot come apart, and says how the model
+was made and what it reaches. Nothing here executes code from a file.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as parse_weights
+from safetensors.torch import save as serialise_weights
 
 from ophio.autoencoder import Autoencoder
 from ophio.errors import UserError
@@ -28,7 +30,7 @@ def available() -> list[str]:
 def find(model: str | Path) -> Path:
     """The card of a released model (by name), or of a file or folder that training wrote."""
     path = Path(model)
-    if path.is_dir():
+    if (path / "model.json").is_file():
         path = path / "model.json"
     elif path.suffix == ".safetensors":
         path = path.with_suffix(".json")
@@ -56,17 +58,19 @@ def load(model: str | Path) -> Autoencoder:
     card = read_card(model)
     try:
         autoencoder = Autoencoder(**card["arguments"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise UserError(f"{find(model)}: describes no model that this ophio knows ({error})") from None
     load_weights(autoencoder, model)
     return autoencoder.eval()
 
 
 def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
-    """Replaces the weights. Raises UserError where they are broken or of another architecture."""
+    """Replaces the weights. Raises UserError where they are broken, of another architecture, or not those of the card."""
+    card = read_card(model)
     path = find(model).with_suffix(".safetensors")
     try:
-        weights = load_file(path)
+        data = path.read_bytes()
+        weights = parse_weights(data)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: weights cannot be read ({error}): incomplete or damaged, copy or train them again") from None
     expected = autoencoder.state_dict()
@@ -76,6 +80,8 @@ def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
     if odd:
         first = f"{odd[0]} is {found.get(odd[0], 'absent')} in the file, {shapes.get(odd[0], 'absent')} in the model"
         raise UserError(f"{path}: weights of another architecture ({first}; {len(odd)} tensors differ in all)")
+    if card.get("weights_sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        raise UserError(f"{path}: not the weights that {find(model).name} describes: copy both files, or train again")
     autoencoder.load_state_dict(weights)
 
 
@@ -85,11 +91,22 @@ def save(autoencoder: Autoencoder, arguments: Mapping[str, Any], folder: Path, c
     `arguments`: those `autoencoder` was constructed with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{name}.safetensors"
-    parameters = sum(parameter.numel() for parameter in autoencoder.parameters())
-    card = {"format": FORMAT, "arguments": dict(arguments), "parameters": parameters} | card
-    temporary = weights.with_suffix(".tmp")
-    save_file({key: value.contiguous().cpu() for key, value in autoencoder.state_dict().items()}, temporary)
-    os.replace(temporary, weights)
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(temporary, weights.with_suffix(".json"))
+    data = serialise_weights({key: value.contiguous().cpu() for key, value in autoencoder.state_dict().items()})
+    made = {
+        "format": FORMAT,
+        "arguments": dict(arguments),
+        "parameters": sum(parameter.numel() for parameter in autoencoder.parameters()),
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    _write(folder / f"{name}.safetensors", data)
+    _write(folder / f"{name}.json", (json.dumps(made | card, indent=2) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None

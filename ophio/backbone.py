@@ -1,0 +1,72 @@
+"""The last layer of the decoder: backbone atoms moved onto the covalent geometry of a peptide.
+
+Bond lengths and bond angles of the peptide group vary by a few hundredths of an Å; a decoder that is right to a tenth of
+an Å breaks them nonetheless. A few sweeps of position-based dynamics (Müller et al. 2007: each distance pulls its two
+atoms half-way to its ideal value) restore them with the smallest moves. Differentiable and equivariant, no parameters.
+"""
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ophio.constants import CA, CHAIN_BREAK_CN, C, N, O
+
+_NEXT = 4  # N, CA, C, O of the following residue come after the residue's own
+# Å, means of high-resolution structures (Engh & Huber 1991). 1-3 distances fix the angles; N-CA-C is left free.
+IDEAL_DISTANCES = {
+    (N, CA): 1.459,
+    (CA, C): 1.525,
+    (C, O): 1.230,
+    (C, _NEXT + N): 1.331,
+    (CA, O): 2.401,
+    (CA, _NEXT + N): 2.432,
+    (O, _NEXT + N): 2.250,
+    (C, _NEXT + CA): 2.433,
+}
+
+
+class BackboneGeometry(nn.Module):
+    """Pulls N, CA, C, O towards ideal distances; the side chain moves with its CA.
+
+    Args:
+        sweeps: how often every distance is corrected; 0 returns the input.
+        relaxation: share of the deviation that a sweep removes.
+    """
+
+    def __init__(self, sweeps: int = 10, relaxation: float = 0.5):
+        super().__init__()
+        self.sweeps, self.relaxation = sweeps, relaxation
+        incidence = torch.zeros(len(IDEAL_DISTANCES), 2 * _NEXT)
+        for row, (start, end) in enumerate(IDEAL_DISTANCES):
+            incidence[row, start], incidence[row, end] = -1, 1
+        self.register_buffer("incidence", incidence, persistent=False)
+        self.register_buffer("ideal", torch.tensor(list(IDEAL_DISTANCES.values())), persistent=False)
+        self.register_buffer("across", torch.tensor([end >= _NEXT for _, end in IDEAL_DISTANCES]), persistent=False)
+
+    def forward(
+        self, positions: Float[Tensor, "batch L 14 3"], mask: Bool[Tensor, "batch L"]
+    ) -> Float[Tensor, "batch L 14 3"]:
+        """Residues farther apart than a chain break, or masked, do not pull at each other."""
+        backbone = positions[..., :_NEXT, :]
+        active = self._active(backbone, mask)
+        for _ in range(self.sweeps):
+            backbone = backbone + self._corrections(backbone, active)
+        shift = backbone[..., CA : CA + 1, :] - positions[..., CA : CA + 1, :]
+        return torch.cat([backbone, positions[..., _NEXT:, :] + shift], dim=-2)
+
+    def _active(self, backbone: Tensor, mask: Tensor) -> Bool[Tensor, "batch L 8"]:
+        gap = backbone[:, 1:, N] - backbone[:, :-1, C]
+        linked = (gap.square().sum(-1) < CHAIN_BREAK_CN**2) & mask[:, 1:] & mask[:, :-1]
+        linked = torch.cat([linked, torch.zeros_like(mask[:, :1])], dim=1)
+        return mask[..., None] & (linked[..., None] | ~self.across)
+
+    def _corrections(self, backbone: Tensor, active: Tensor) -> Float[Tensor, "batch L 4 3"]:
+        following = torch.cat([backbone[:, 1:], backbone[:, -1:]], dim=1)
+        atoms = torch.cat([backbone, following], dim=2)
+        vectors = einsum(self.incidence, atoms, "k a, b l a x -> b l k x")
+        length = vectors.square().sum(-1).clamp(min=0.25).sqrt()  # clamp: atoms on top of each other stay finite
+        pull = 0.5 * self.relaxation * active * (1 - self.ideal / length)
+        moves = -einsum(self.incidence, pull[..., None] * vectors, "k a, b l k x -> b l a x")
+        own, of_next = moves.split(_NEXT, dim=2)
+        return own + torch.cat([torch.zeros_like(of_next[:, :1]), of_next[:, :-1]], dim=1)

@@ -1,0 +1,57 @@
+"""A corpus -> reconstruction against compression: one small model a point, all trained alike, one table, one plot.
+
+    python pipelines/compression_curve.py corpus=CORPUS
+
+Reads `corpus`; writes the folder `output`: a run for each point (finished ones are kept, so it can be interrupted), and
+what pipelines/reconstruct.py makes of them on the test split. Options: configs/compression_curve.yaml.
+"""
+
+import subprocess
+import sys
+from math import log2
+from pathlib import Path
+
+from ophio.config import pipeline
+from ophio.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+def point_options(factor: int, numbers: int, channels: list[int]) -> list[str]:
+    """Model options of one point: k halvings for factor 2^k; scalars and vectors fill the numbers a position leaves."""
+    levels = log2(factor)
+    if not levels.is_integer() or levels >= len(channels):
+        raise UserError(f"factors={factor}: give powers of two up to {2 ** (len(channels) - 1)} (channels has {len(channels)} widths)")
+    strides = [2] * int(levels) or [1] * 3  # the control has as many levels as factor 8
+    widths = channels[: len(strides) + 1] if levels else [channels[0]] * 4
+    latent = max(1, (numbers * factor - 3) // 4)
+    return [f"model.strides={strides}", f"model.channels={widths}", f"model.latent_channels={latent}"]
+
+
+@pipeline("compression_curve")
+def main(
+    corpus: str,
+    output: str,
+    factors: list[int],
+    numbers: list[int],
+    more: list[str],
+    channels: list[int],
+    options: list[str],
+) -> None:
+    points = [(factor, count) for factor in factors for count in numbers]
+    points += [tuple(map(int, point.split(":"))) for point in more]
+    runs = []
+    for factor, count in sorted(points):
+        run = Path(output) / f"x{factor}_{count}"
+        runs.append(str(run))
+        if not (run / "model.safetensors").exists():
+            print(f"{run}: {factor} residues a node, {count} numbers a residue", flush=True)
+            choice = ["experiment=curve", f"data.path={corpus}", f"output={run}", f"name={run.name}"]
+            choice += point_options(factor, count, list(channels)) + list(options)
+            subprocess.run([sys.executable, HERE / "train_autoencoder.py", *choice], check=True)
+    evaluation = [f"corpus={corpus}", f"models=[{','.join(runs)}]", f"output={output}"]
+    subprocess.run([sys.executable, HERE / "reconstruct.py", *evaluation], check=True)
+
+
+if __name__ == "__main__":
+    main()
