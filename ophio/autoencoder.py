@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ophio.backbone import BackboneGeometry
 from ophio.cloud import Cloud
 from ophio.constants import UNKNOWN
-from ophio.irreps import Linear, expand_degrees, pad_degrees, split
+from ophio.errors import UserError
+from ophio.irreps import Linear, dim, expand_degrees, pad_degrees, split
 from ophio.layers import (
     EquivariantNorm,
     SelfInteraction,
@@ -19,7 +20,7 @@ from ophio.layers import (
     SpatialConvolution,
     TransposedSequenceConvolution,
 )
-from ophio.layers.sequence import window_mask
+from ophio.layers.sequence import num_windows, window_mask
 from ophio.protein import Protein
 from ophio.residue import ResidueDecoding, ResidueEncoding, atom_exists, name_pairs
 
@@ -121,7 +122,15 @@ class Bottleneck(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """All-atom proteins to latent Clouds and back.
+    """All-atom proteins to latent Clouds and back (Ophiuchus, figure 1).
+
+        model = Autoencoder.from_pretrained("mini")
+        with torch.no_grad():
+            latent = model.encode(read_structure("1abc.cif"))
+            protein = model.decode(latent)
+        write_structure(protein, "again.pdb")
+
+    Masked residues (without CA, or not among the 20) stay masked: they are neither encoded nor made up.
 
     Args:
         channels: width of each level, residues first; one more than there are strided convolutions.
@@ -221,6 +230,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Latent) -> Protein:
         """The chain or batch of a latent: residue types as predicted, all of their atoms."""
+        self._check_latent(latent)
         if latent.residue_mask.dim() == 1:
             return self.decode(latent.map(lambda t: t[None])).map(lambda t: t[0])
         decoded = self.decode_atoms(latent)
@@ -230,6 +240,19 @@ class Autoencoder(nn.Module):
         b_factor = torch.zeros_like(positions[..., 0])
         naming = (latent.residue_number, latent.insertion_code, b_factor, latent.chain_id, latent.name)
         return Protein(positions, atom_mask, residue_type, *naming)
+
+    def _check_latent(self, latent: Latent) -> None:
+        num_nodes = latent.residue_mask.shape[-1]
+        for stride in self.strides:
+            num_nodes = num_windows(num_nodes, self.kernel, stride)
+        expected = (num_nodes, dim(len(self.widen.weights) - 1), self.widen.weights[0].shape[0])
+        if latent.cloud.features.shape[-3:] != expected:
+            found, wanted = ("x".join(map(str, shape)) for shape in (latent.cloud.features.shape[-3:], expected))
+            length = latent.residue_mask.shape[-1]
+            raise UserError(
+                f"latent {latent.name}: features {found}, but this model has {wanted} for {length} residues: "
+                "decode it with the model that encoded it"
+            )
 
     def decode_atoms(self, latent: Latent, residue_type: Int[Tensor, "batch L"] | None = None) -> Decoded:
         """A batch [B, L] of latents to atoms of the given residue types, or of the most probable ones."""

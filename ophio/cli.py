@@ -11,6 +11,9 @@ from ophio import __version__
 from ophio.errors import UserError
 
 
+Command = Callable[[argparse.Namespace], int]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 all done, 2 bad input (said in one line), 130 interrupted."""
     options = _parser().parse_args(arguments)
@@ -38,12 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ophio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str = "") -> argparse.ArgumentParser:
+    def command(name: str, run: Command, help: str, epilog: str = "") -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog)
         added.set_defaults(run=run)
         return added
 
-    made = "A file that cannot be done is named with the reason, the others are done, and the exit status is 2."
+    made = "A file that cannot be done is named with the reason; the others are done, the exit status is 2."
     reconstruct = command(
         "reconstruct", _reconstruct, "structures -> latents -> structures, and how well they agree",
         f"Writes a structure for each input and metrics.csv. {made}",
@@ -58,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     _output_options(encode, structures=False)
 
     decode = command("decode", _decode, "latent files -> structures", f"Writes a structure for each latent. {made}")
-    decode.add_argument("inputs", nargs="+", type=Path, metavar="LATENT", help="files that `ophio encode` wrote, or folders of them")
+    decode.add_argument(
+        "inputs", nargs="+", type=Path, metavar="LATENT", help="files that `ophio encode` wrote, or folders of them"
+    )
     decode.add_argument("--model", metavar="NAME|PATH", help="the model that encoded them (default: the one they name)")
     _output_options(decode, structures=True)
 
@@ -71,7 +76,7 @@ def _structure_options(parser: argparse.ArgumentParser) -> None:
         "inputs", nargs="+", type=Path, metavar="IN", help="PDB, mmCIF or BinaryCIF files (also .gz), or folders of them"
     )
     parser.add_argument("--chain", metavar="ID", help="chain id, the author's (default: the first protein chain)")
-    parser.add_argument("--model-number", type=int, default=1, metavar="N", help="model of the file, from 1 (default: 1)")
+    parser.add_argument("--model-number", type=int, default=1, metavar="N", help="model in the file (default: 1)")
     parser.add_argument(
         "--skip-nonstandard", action="store_true", help="leave out residues that are not among the 20 amino acids"
     )
@@ -87,7 +92,7 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 def _output_options(parser: argparse.ArgumentParser, structures: bool) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     if structures:
-        parser.add_argument("--format", choices=["pdb", "cif"], default="pdb", help="of structures written (default: pdb)")
+        parser.add_argument("--format", choices=["pdb", "cif"], default="pdb", help="of the structures (default: pdb)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 

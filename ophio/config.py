@@ -45,7 +45,7 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
 
         @functools.wraps(run)
         def main() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition arrive here, not in Hydra's own report
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition come here, not into Hydra's report
             try:
                 compose()
             except (OmegaConfBaseException, HydraException) as error:

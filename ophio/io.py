@@ -110,8 +110,8 @@ def read_chains(
 def read_models(path: str | Path, chain: str | None = None, skip_nonstandard: bool = False) -> list[Protein]:
     """One protein chain in every model (NMR ensemble, trajectory) of a file, which is parsed once.
 
-    `chain` defaults to the first protein chain of the first model. Models may differ in atoms and residues. Otherwise as
-    `read_structure`; errors name the model.
+    `chain` defaults to the first protein chain of the first model. Models may differ in atoms and residues. Errors name
+    the model; otherwise as `read_structure`.
     """
     path = Path(path)
     models = _open(path)
@@ -570,7 +570,8 @@ def _check_pdb_limits(atoms: AtomArray, number: int, path: Path) -> None:
     }
     for what, exceeded in limits.items():
         if exceeded:
-            raise UserError(f"{path}: not written: {what}, which the PDB format cannot hold: write .cif instead (--format cif)")
+            hint = "write .cif instead (--format cif)"
+            raise UserError(f"{path}: not written: {what}, which the PDB format cannot hold: {hint}")
 
 
 def _within(values: np.ndarray, low: float, high: float) -> bool:

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from ophio.cloud import Cloud
@@ -56,7 +56,7 @@ class PairTables(nn.Module):
         return slots[..., 0], slots[..., 1], self.exists[residue_type]
 
 
-def take(atoms: Float[Tensor, "*batch A X"], slots: Int[Tensor, "*batch K"]) -> Float[Tensor, "*batch K X"]:
+def take(atoms: Shaped[Tensor, "*batch A X"], slots: Int[Tensor, "*batch K"]) -> Shaped[Tensor, "*batch K X"]:
     """Atoms at the given slots."""
     return atoms.gather(-2, slots[..., None].expand(*slots.shape, atoms.shape[-1]))
 
@@ -73,15 +73,32 @@ def put(
     return atoms * kept + torch.einsum("...ks,...kx->...sx", chosen, values)
 
 
+@cache
+def _swapped_slots() -> Int[Tensor, "21 14"]:
+    """For each type, the slot that takes the place of each slot when interchangeable atoms swap."""
+    table = torch.arange(NUM_SLOTS).repeat(NUM_TYPES + 1, 1)
+    for name, pairs in PAIRS.items():
+        for a, b in pairs:
+            table[TYPE_OF[name], [a, b]] = torch.tensor([b, a])
+    return table
+
+
+def pair_mask(residue_type: Int[Tensor, "*batch L"]) -> Bool[Tensor, "*batch L 14"]:
+    """True at the slots of interchangeable atoms (`constants.PAIRS`)."""
+    slots = _swapped_slots().to(residue_type.device)[residue_type]
+    return slots != torch.arange(NUM_SLOTS, device=slots.device)
+
+
 def swap_pairs(
-    atoms: Float[Tensor, "*batch L 14 X"], residue_type: Int[Tensor, "*batch L"], where: Bool[Tensor, "*batch L"]
-) -> Float[Tensor, "*batch L 14 X"]:
-    """Exchanges the interchangeable atoms (both pairs of a ring) of the residues where told."""
-    slots, exists = (table.to(atoms.device)[residue_type] for table in pair_tables())
-    first, second = slots[..., 0], slots[..., 1]
-    where = exists & where[..., None]
-    a, b = take(atoms, first), take(atoms, second)
-    return put(put(atoms, first, b, where), second, a, where)
+    atoms: Shaped[Tensor, "*batch L 14 X"],
+    residue_type: Int[Tensor, "*batch L"],
+    where: Bool[Tensor, "*batch L"] | None = None,
+) -> Shaped[Tensor, "*batch L 14 X"]:
+    """Exchanges the interchangeable atoms (both pairs of a ring) of all residues, or of those where told."""
+    slots = _swapped_slots().to(residue_type.device)[residue_type]
+    if where is not None:
+        slots = torch.where(where[..., None], slots, torch.arange(NUM_SLOTS, device=slots.device))
+    return take(atoms, slots)
 
 
 class ResidueEncoding(nn.Module):

@@ -2,9 +2,9 @@
 
     python pipelines/train_autoencoder.py experiment=mini_ae data.path=CORPUS
 
-Reads `data.path` (made by pipelines/prepare_data.py); writes the folder `output`: last.ckpt, logs/version_N/metrics.csv for
-its N-th start, and at the end model.safetensors with its card model.json. Run again after an interruption of any kind, the
-same command ends with the same weights. Options: configs/train_autoencoder.yaml.
+Reads `data.path` (made by pipelines/prepare_data.py); writes the folder `output`: last.ckpt, logs/version_N/metrics.csv
+for each start, and at the end model.safetensors with its card model.json. After an interruption of any kind, the same
+command goes on from last.ckpt and ends with the same weights. Options: configs/train_autoencoder.yaml.
 """
 
 from pathlib import Path

@@ -330,7 +330,7 @@ def _dies_at_first(mark: Path) -> str:
     if mark.name == "0" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.4)
+    time.sleep(0.2)
     return mark.name
 
 
@@ -447,7 +447,7 @@ from ophio.data import Filters, Settings, prepare, preparation
 import time
 write = preparation.write_shard
 def slowly(chunk, output, settings):
-    time.sleep(0.2)
+    time.sleep(0.1)
     write(chunk, output, settings)
 preparation.write_shard = slowly
 prepare([Path({str(archive_file)!r})], Path({str(output)!r}),

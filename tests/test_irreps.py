@@ -171,11 +171,21 @@ def test_square_is_the_symmetric_part_of_the_product_with_itself(generator, lmax
     for degree, (all_paths, some) in enumerate(zip(product(x, x), square(x), strict=True)):
         pairs = [(a, b) for a in range(lmax + 1) for b in range(lmax + 1) if abs(a - b) <= degree <= a + b]
         kept = [k for k, (a, b) in enumerate(pairs) if a < b or (a == b and degree % 2 == 0)]
-        expected = torch.cat([all_paths.chunk(len(pairs), dim=-1)[k] for k in kept], dim=-1)
-        assert torch.allclose(some, expected, atol=1e-12)
+        for path, k in zip(some.chunk(len(kept), dim=-1), kept, strict=True):
+            expected = all_paths.chunk(len(pairs), dim=-1)[k]
+            scale = (path * expected).sum() / expected.square().sum()  # paths l x l are scaled to second moment 1
+            assert torch.allclose(path, scale * expected, atol=1e-12)
+            assert scale == pytest.approx(1) if pairs[k][0] < pairs[k][1] else 0.3 < scale < 1
         antisymmetric = [k for k, (a, b) in enumerate(pairs) if a == b and degree % 2]
         for k in antisymmetric:
             assert all_paths.chunk(len(pairs), dim=-1)[k].abs().max() < 1e-12
+
+
+def test_square_has_unit_second_moment(generator):
+    square = ChannelwiseSquare(3)
+    x = torch.randn(50_000, 16, 1, generator=generator, dtype=torch.float64)
+    for part in square(x):
+        assert torch.allclose(part.square().mean((0, 1)), torch.ones(part.shape[-1], dtype=torch.float64), atol=0.05)
 
 
 def test_product_of_vectors_contains_their_cross_product(generator):

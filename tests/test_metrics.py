@@ -10,9 +10,10 @@ from adk import CLOSED, COBROTOXIN, OPEN, read
 from ophio import metrics
 from ophio.constants import ATOM14, CA, CB, PAIRS, RESIDUE_NAMES, TYPE_OF, UNKNOWN, C, N, O
 from ophio.geometry import random_rotation, superimpose, transform
-from ophio.metrics.atoms import match_names, swap_pairs
+from ophio.metrics.atoms import match_names
 from ophio.metrics.ramachandran import ramachandran_coverage, residue_class, torsion_bins
 from ophio.protein import Protein, stack
+from ophio.residue import swap_pairs
 
 REPORT = {
     "ca_rmsd", "backbone_rmsd", "all_atom_rmsd", "gdt_ts", "gdt_ha", "tm_score", "lddt", "ca_lddt", "residue_accuracy",

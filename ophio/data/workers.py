@@ -31,8 +31,8 @@ class Died:
 def run_each(function: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int) -> Iterator[Done]:
     """Every job with its result, in the order in which they end; `Died` for a job that kills its process.
 
-    When a process dies, nobody can tell on which of the running jobs. These are then done again, one at a time: with all
-    the memory to itself, a job may well succeed. Exceptions in `function` are raised here.
+    When a process dies, nobody can tell on which of the running jobs. These are then done again, one at a time: with
+    all the memory to itself, a job may well succeed. Exceptions in `function` are raised here.
 
     Raises UserError when processes cannot be started at all.
     """
@@ -80,7 +80,7 @@ def _check_that_workers_start() -> None:
 
 
 def _start_worker() -> None:
-    """One thread per worker, and no warnings. A worker ends its job on Ctrl-C; if its parent was killed, it ends itself."""
+    """One thread per worker, no warnings. On Ctrl-C a worker ends its job; if its parent was killed, it ends itself."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")

@@ -4,8 +4,6 @@ Each non-zero Clebsch-Gordan entry is one multiply-add over contiguous channels,
 construction. Run eagerly this needs no outer-product buffer; `torch.compile` fuses it to one loop.
 """
 
-from math import sqrt
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,15 +15,20 @@ Term = tuple[int, int, float]  # component of the left input, of the right input
 
 
 def _entries(left: int, right: int, out: int, square: bool) -> list[list[Term]]:
-    """For every component of `out`, the terms that sum to it. Unit variance out for unit variance in."""
-    tensor = clebsch_gordan(left, right, out) * sqrt(2 * out + 1)
+    """For every component of `out`, the terms that sum to it. Second moment 1 for inputs of unit variance."""
+    tensor = clebsch_gordan(left, right, out)
     left_offset, right_offset = dim(left - 1), dim(right - 1)
     rows: list[dict[tuple[int, int], float]] = [{} for _ in range(2 * out + 1)]
     for i, j, k in tensor.nonzero().tolist():
         a, b = left_offset + i, right_offset + j
         key = (min(a, b), max(a, b)) if square else (a, b)
         rows[k][key] = rows[k].get(key, 0.0) + float(tensor[i, j, k])
-    return [[(a, b, c) for (a, b), c in row.items() if abs(c) > 1e-10] for row in rows]
+    # x_a x_b has second moment 1; of one input with itself x_a^2 has 3, and the mean of a sum of squares counts too
+    diagonal = [[c for (a, b), c in row.items() if square and a == b] for row in rows]
+    moments = [sum(c * c for c in row.values()) for row in rows]
+    moments = [m + sum(c * c for c in d) + sum(d) ** 2 for m, d in zip(moments, diagonal, strict=True)]
+    scale = (sum(moments) / len(moments)) ** -0.5
+    return [[(a, b, scale * c) for (a, b), c in row.items() if abs(c) > 1e-10] for row in rows]
 
 
 class _Product(nn.Module):

@@ -31,7 +31,7 @@ class ExponentialAverage(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=average)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: the base class would replace the current weights, and a later checkpoint would keep the wrong ones."""
+        """Nothing: the base class would replace the current weights, and the next checkpoint would keep the wrong ones."""
 
     def copy_to(self, module: LightningModule) -> None:
         """Gives `module` the averaged weights."""
@@ -53,7 +53,7 @@ class StepRandomness(Callback):
 
 
 class Progress(Callback):
-    """Loss and the last validation: a bar on a terminal, elsewhere a line every `interval` seconds and per validation."""
+    """Loss and last validation: a bar on a terminal, elsewhere a line every `interval` seconds and per validation."""
 
     def __init__(self, interval: float = 30.0):
         self.interval = interval

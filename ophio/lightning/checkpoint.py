@@ -18,7 +18,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ophio.errors import UserError
 
-_NEEDED = {"model_config", "state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "loops"}
+_WEIGHTS = {"state_dict", "current_model_state", "averaging_state"}
+_NEEDED = _WEIGHTS | {"model_config", "optimizer_states", "lr_schedulers", "loops"}
 
 
 class Stopped(Exception):
@@ -45,7 +46,7 @@ class LastCheckpoint(Checkpoint):
     """Saves every `every` steps, at the end, when `max_seconds` are over, and on Ctrl-C or SIGTERM.
 
     Always between two steps: only there is a state from which training goes on exactly. A stop ends the fit with
-    `Stopped`; a second signal does not wait for the step. Raises UserError instead of saving weights that are not finite.
+    `Stopped`; a second signal does not wait for the step. Weights that are not finite raise UserError and are not saved.
 
     Args:
         path: of the checkpoint.
@@ -57,8 +58,10 @@ class LastCheckpoint(Checkpoint):
             raise UserError(f"checkpoint_every={every}: give a number of steps")
         self.path, self.config, self.every, self.max_seconds = path, dict(config), every, max_seconds
         self.signal: int | None = None
+        self._stopped: str | None = None
         self.earlier_seconds = 0.0  # of the attempts that led to the checkpoint that was loaded
         self._start: float | None = None
+        self._step = 0
 
     @property
     def train_seconds(self) -> float:
@@ -80,10 +83,21 @@ class LastCheckpoint(Checkpoint):
         stop = self.signal is not None or self._this_attempt() > self.max_seconds
         stop = trainer.strategy.reduce_boolean_decision(stop, all=False) and not finished
         if stop or finished or self._step % self.every == 0:
-            self._check_finite(pl_module)
+            odd = [name for name, weight in pl_module.named_parameters() if not weight.isfinite().all()]
+            if odd:
+                raise self.diverged(f"weights are not finite ({odd[0]})")
             trainer.save_checkpoint(self.path)
         if stop:
-            raise Stopped(f"step {self._step} of {trainer.max_steps} is in {self.path}; the same command goes on from there")
+            saved = f"step {self._step} of {trainer.max_steps} is in {self.path}"
+            self._stopped = f"{saved}; the same command goes on from there"
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._stopped:  # only now, so that the step has been logged
+            raise Stopped(self._stopped)
+
+    def diverged(self, reason: str) -> UserError:
+        kept = f"{self.path} holds an earlier state" if self.path.exists() else "no checkpoint was written yet"
+        return UserError(f"after step {self._step}: {reason}: training has diverged; {kept}; lower optimizer.lr")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"], checkpoint["model_config"] = self.config, self.config["model"]
@@ -98,14 +112,6 @@ class LastCheckpoint(Checkpoint):
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         signal.signal(number, signal.default_int_handler)
-
-    def _check_finite(self, module: LightningModule) -> None:
-        odd = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
-        if odd:
-            kept = f"{self.path} holds an earlier state" if self.path.exists() else "no checkpoint was written yet"
-            raise UserError(
-                f"step {self._step}: weights are not finite ({odd[0]}): training has diverged; {kept}; lower optimizer.lr"
-            )
 
 
 def check_resumable(path: Path, module: LightningModule, config: Mapping[str, Any]) -> None:
@@ -129,7 +135,8 @@ def check_resumable(path: Path, module: LightningModule, config: Mapping[str, An
         if options[key] != config[part][key]
     ]
     if changes:
-        raise UserError(f"{path}: made with another model or optimizer ({', '.join(changes)}): use the same, or another output=")
+        differences = ", ".join(changes)
+        raise UserError(f"{path}: made with another model or optimizer ({differences}): use the same, or another output=")
     shapes, expected = ({k: v.shape for k, v in s.items()} for s in (saved["current_model_state"], module.state_dict()))
     if shapes != expected:
         raise UserError(f"{path}: made by a version of ophio whose weights have other names or shapes; {advice}")
@@ -142,7 +149,7 @@ def max_seconds(duration: str | None) -> float:
     if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(duration)):
         raise UserError(f"trainer.max_time={duration}: expected DD:HH:MM:SS, for example '00:01:30:00'")
     days, hours, minutes, seconds = map(int, duration.split(":"))
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _one_line(error: Exception) -> str:

@@ -37,7 +37,7 @@ def fit(
 
     Args:
         trainer: for `lightning.Trainer`, instantiated here; `max_time` counts from every start anew.
-        config: all options of the run as plain containers, with `model`, `optimizer` and `seed`; kept in the checkpoint.
+        config: all options of the run in plain containers, with `model`, `optimizer` and `seed`; kept in the checkpoint.
 
     Returns what the model's card should tell of the run: validation, time, hardware, versions, config. None where
     nothing is to be written: `max_time` ended the run before, or this is not the first of several processes.
@@ -64,12 +64,14 @@ def fit(
     _announce(runner, module, output, resumes)
     try:
         runner.fit(module, data, ckpt_path=checkpoint if resumes else None, weights_only=True)
+        average.copy_to(module)
+        metrics = runner.validate(module, data, verbose=False)[0] if validates else {}
     except Stopped as stopped:
         return _stop(str(stopped), interrupted=last.signal is not None, first=runner.is_global_zero)
-    except SystemExit:  # how Lightning ends a fit after a KeyboardInterrupt
+    except torch.linalg.LinAlgError as error:  # from the first operation that refuses numbers too large or not finite
+        raise last.diverged(str(error).split(":")[0]) from None
+    except SystemExit:  # how Lightning passes on a KeyboardInterrupt
         raise KeyboardInterrupt(f"{output} holds the state of the last checkpoint") from None
-    average.copy_to(module)
-    metrics = runner.validate(module, data, verbose=False, weights_only=True)[0] if validates else {}
     facts = {
         "validation": {key.removeprefix("val/"): _finite(value) for key, value in metrics.items()},
         "train_seconds": _finite(last.train_seconds),
@@ -111,7 +113,8 @@ def _announce(runner: Trainer, module: LightningModule, output: Path, resumes: b
         size = sum(parameter.numel() for parameter in module.parameters()) / 1e6
         device = f"{runner.world_size} x {_device_name(runner.strategy.root_device)}"
         verb = "going on in" if resumes else "writing to"
-        print(f"ophio {__version__}: {size:.2f} M parameters, {runner.max_steps} steps on {device}, {verb} {output}", flush=True)
+        what = f"{size:.2f} M parameters, {runner.max_steps} steps on {device}"
+        print(f"ophio {__version__}: {what}, {verb} {output}", flush=True)
 
 
 def _stop(message: str, interrupted: bool, first: bool) -> None:

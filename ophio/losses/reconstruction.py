@@ -66,8 +66,7 @@ def with_partner(
     mask: Bool[Tensor, "*batch L 14"], residue_type: Int[Tensor, "*batch L"]
 ) -> Bool[Tensor, "*batch L 14"]:
     """Leaves out one of two interchangeable atoms without the other: which one it is cannot be told."""
-    every = torch.ones_like(residue_type, dtype=torch.bool)
-    return mask & (swap_pairs(mask[..., None].float(), residue_type, every)[..., 0] > 0)
+    return mask & swap_pairs(mask[..., None], residue_type)[..., 0]
 
 
 @torch.no_grad()
@@ -75,7 +74,6 @@ def match_pairs(
     true: Float[Tensor, "*batch L 14 3"], predicted: Float[Tensor, "*batch L 14 3"], residue_type: Int[Tensor, "*batch L"]
 ) -> Float[Tensor, "*batch L 14 3"]:
     """True positions with interchangeable atoms in the order that lies closer to the prediction."""
-    every = torch.ones_like(residue_type, dtype=torch.bool)
-    swapped = swap_pairs(true, residue_type, every)
+    swapped = swap_pairs(true, residue_type)
     worse = (true - predicted).square().sum((-1, -2)) > (swapped - predicted).square().sum((-1, -2))
     return torch.where(worse[..., None, None], swapped, true)

@@ -5,16 +5,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ophio.constants import ATOM14, NUM_SLOTS, NUM_TYPES, PAIRS, RESIDUE_NAMES
+from ophio.constants import ATOM14, NUM_SLOTS, NUM_TYPES, RESIDUE_NAMES
 from ophio.protein import Protein
-
-
-def _swapped_slots() -> Int[Tensor, "21 14"]:
-    table = torch.arange(NUM_SLOTS).repeat(NUM_TYPES + 1, 1)
-    for name, pairs in PAIRS.items():
-        for a, b in pairs:
-            table[RESIDUE_NAMES.index(name), [a, b]] = torch.tensor([b, a])
-    return table
+from ophio.residue import pair_mask
 
 
 def _same_name_slots() -> Int[Tensor, "21 21 14"]:
@@ -28,22 +21,7 @@ def _same_name_slots() -> Int[Tensor, "21 21 14"]:
     return table
 
 
-_SWAPPED = _swapped_slots()
 _SAME_NAME = _same_name_slots()
-
-
-def pair_mask(residue_type: Int[Tensor, "*batch L"]) -> Bool[Tensor, "*batch L 14"]:
-    """True at the slots of interchangeable atoms (`constants.PAIRS`)."""
-    slots = _SWAPPED.to(residue_type.device)[residue_type]
-    return slots != torch.arange(NUM_SLOTS, device=slots.device)
-
-
-def swap_pairs(
-    positions: Float[Tensor, "*batch L 14 3"], residue_type: Int[Tensor, "*batch L"]
-) -> Float[Tensor, "*batch L 14 3"]:
-    """Exchanges the interchangeable atoms of every residue; both pairs of a ring together."""
-    slots = _SWAPPED.to(residue_type.device)[residue_type]
-    return torch.gather(positions, -2, slots[..., None].expand(positions.shape))
 
 
 def swappable(

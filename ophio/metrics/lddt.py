@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ophio.constants import CA, NUM_SLOTS
-from ophio.metrics.atoms import pair_mask, swap_pairs, swappable
+from ophio.metrics.atoms import swappable
+from ophio.residue import pair_mask, swap_pairs
 
 INCLUSION_RADIUS = 15.0  # Å, in the true structure
 TOLERANCES = (0.5, 1.0, 2.0, 4.0)  # Å

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ophio import geometry
 from ophio.constants import CA, C, N, O
-from ophio.metrics.atoms import pair_mask, swap_pairs, swappable
+from ophio.metrics.atoms import swappable
+from ophio.residue import pair_mask, swap_pairs
 
 SWAP_ROUNDS = 3  # superpose, choose the order of interchangeable atoms, repeat: settles in one or two rounds
 

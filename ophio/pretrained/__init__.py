@@ -1,7 +1,7 @@
 """Released weights, and any others: a folder with NAME.safetensors and its card NAME.json.
 
-The card holds the constructor arguments and a hash of the weights, so the three cannot come apart, and says how the model
-was made and what it reaches. Nothing here executes code from a file.
+The card holds the constructor arguments and a hash of the weights, so that they cannot come apart, and says how the
+model was made and what it reaches. Nothing here executes code from a file.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ def find(model: str | Path) -> Path:
     elif path.suffix != ".json":
         path = RELEASED / f"{model}.json"
     if not path.is_file():
-        raise UserError(f"model {model}: not found; give a folder that training wrote, or one of: {', '.join(available())}")
+        names = ", ".join(available())
+        raise UserError(f"model {model}: not found; give a folder that training wrote, or one of: {names}")
     return path
 
 
@@ -65,14 +66,15 @@ def load(model: str | Path) -> Autoencoder:
 
 
 def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
-    """Replaces the weights. Raises UserError where they are broken, of another architecture, or not those of the card."""
+    """Replaces the weights. Raises UserError where they are broken, of another architecture, or not the card's."""
     card = read_card(model)
     path = find(model).with_suffix(".safetensors")
     try:
         data = path.read_bytes()
         weights = parse_weights(data)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: weights cannot be read ({error}): incomplete or damaged, copy or train them again") from None
+        advice = "incomplete or damaged, copy or train them again"
+        raise UserError(f"{path}: weights cannot be read ({error}): {advice}") from None
     expected = autoencoder.state_dict()
     shapes = {key: tuple(value.shape) for key, value in expected.items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
