@@ -76,10 +76,14 @@ def _reconstruct_batch(model: Autoencoder, proteins: list[Protein]) -> Iterator[
 def evaluate(
     model: Autoencoder, corpora: Sequence[Corpus], crop_length: int | None, batch_size: int = 16, limit: int | None = None
 ) -> list[dict[str, float | str]]:
-    """Reports of every chain (of its first `crop_length` residues), in the order of length; progress on stderr."""
+    """Reports of every chain (of its first `crop_length` residues), or of `limit` of them, in the order of length.
+
+    Progress goes to stderr.
+    """
     where = [(corpus, k) for corpus in corpora for k in range(len(corpus))]
     where.sort(key=lambda item: item[0].lengths[item[1]])
-    where = where[:: max(1, len(where) // limit)][:limit] if limit else where
+    count = min(limit or len(where), len(where))
+    where = [where[k * len(where) // count] for k in range(count)]  # of all lengths
     proteins = (corpus[k].crop(0, crop_length or corpus[k].num_residues) for corpus, k in where)
     progress = tqdm(reconstruct(model, proteins, batch_size), total=len(where), unit="chain", disable=None)
     return [{"name": result.true.name, **{key: result.report[key] for key in COLUMNS}} for result in progress]
@@ -116,5 +120,5 @@ def summarise(reports: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         values = values[np.isfinite(values)]
         if len(values):
             low, high = bootstrap_interval(values)
-            summary[name] = {"mean": values.mean(), "median": float(np.median(values)), "low": low, "high": high}
+            summary[name] = {"mean": float(values.mean()), "median": float(np.median(values)), "low": low, "high": high}
     return summary

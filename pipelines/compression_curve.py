@@ -17,11 +17,27 @@ from ophio.errors import UserError
 HERE = Path(__file__).parent
 
 
+def run_script(name: str, options: list[str]) -> None:
+    """Another pipeline in a process of its own; where it fails it has said why, and its exit status is ours."""
+    status = subprocess.run([sys.executable, HERE / name, *options]).returncode
+    if status:
+        raise SystemExit(status)
+
+
+def parse_point(text: str) -> tuple[int, int]:
+    """"8:16" -> residues a node, numbers a residue."""
+    factor, _, numbers = text.partition(":")
+    if not (factor.isdecimal() and numbers.isdecimal()):
+        raise UserError(f"more: {text} is no point: give factor:numbers, for example 8:16")
+    return int(factor), int(numbers)
+
+
 def point_options(factor: int, numbers: int, channels: list[int]) -> list[str]:
     """Model options of one point: k halvings for factor 2^k; scalars and vectors fill the numbers a position leaves."""
-    levels = log2(factor)
-    if not levels.is_integer() or levels >= len(channels):
-        raise UserError(f"factors={factor}: give powers of two up to {2 ** (len(channels) - 1)} (channels has {len(channels)} widths)")
+    levels = log2(max(factor, 1))
+    if factor < 1 or not levels.is_integer() or levels >= len(channels):
+        most = 2 ** (len(channels) - 1)
+        raise UserError(f"factors={factor}: give powers of two up to {most} (channels has {len(channels)} widths)")
     strides = [2] * int(levels) or [1] * 3  # the control has as many levels as factor 8
     widths = channels[: len(strides) + 1] if levels else [channels[0]] * 4
     latent = max(1, (numbers * factor - 3) // 4)
@@ -39,7 +55,7 @@ def main(
     options: list[str],
 ) -> None:
     points = [(factor, count) for factor in factors for count in numbers]
-    points += [tuple(map(int, point.split(":"))) for point in more]
+    points += map(parse_point, more)
     runs = []
     for factor, count in sorted(points):
         run = Path(output) / f"x{factor}_{count}"
@@ -48,9 +64,9 @@ def main(
             print(f"{run}: {factor} residues a node, {count} numbers a residue", flush=True)
             choice = ["experiment=curve", f"data.path={corpus}", f"output={run}", f"name={run.name}"]
             choice += point_options(factor, count, list(channels)) + list(options)
-            subprocess.run([sys.executable, HERE / "train_autoencoder.py", *choice], check=True)
+            run_script("train_autoencoder.py", choice)
     evaluation = [f"corpus={corpus}", f"models=[{','.join(runs)}]", f"output={output}"]
-    subprocess.run([sys.executable, HERE / "reconstruct.py", *evaluation], check=True)
+    run_script("reconstruct.py", evaluation)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ VIZ = Path(__file__).parents[1] / "viz"
 
 @pipeline("reconstruct")
 def main(
-    models: ListConfig,
+    models: str | ListConfig,
     corpus: str | ListConfig,
     output: str,
     split: str,
@@ -34,11 +34,11 @@ def main(
     limit: int | None,
     batch_size: int,
 ) -> None:
+    cards = {name: read_card(name) for name in ([models] if isinstance(models, str) else models)}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     chains, rows = [], []
-    for name in models:
-        card = read_card(name)
+    for name, card in cards.items():
         made_for = card.get("chains", {})
         lengths = (min_length or made_for.get("min_length") or 1, max_length or made_for.get("max_length"))
         corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]

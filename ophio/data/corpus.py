@@ -103,7 +103,10 @@ def read_info(path: Path) -> dict:
     if not file.is_file():
         unfinished = " (its preparation did not finish: run it again)" if (path / "plan.json").is_file() else ""
         raise UserError(f"{path}: no corpus here{unfinished}; make one with pipelines/prepare_data.py")
-    info = json.loads(file.read_text())
+    try:
+        info = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: damaged ({error}): prepare the corpus again") from None
     if info["version"] != VERSION:
         raise UserError(f"{path}: corpus format {info['version']}, this ophio reads {VERSION}: prepare it again")
     return info

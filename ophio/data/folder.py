@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ophio.data.entry import Entry, stable_hash
 from ophio.errors import UserError
-from ophio.io import read_chains, read_structure
+from ophio.io import SUFFIXES, read_chains, read_structure
 from ophio.protein import Protein
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
 
 
 class Chains(str, Enum):

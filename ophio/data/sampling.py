@@ -1,5 +1,6 @@
 """Which chains make up an epoch, and which of them share a batch. All of it follows from (seed, epoch)."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ def bucket_batches(
 
 
 def check_edges(edges: Sequence[int], longest: int, max_residues: int) -> list[int]:
-    """The edges, if they rise, hold the longest chain, and leave room for one chain of every bucket in use."""
+    """The edges in use, if they rise, hold the longest chain, and leave room for one chain of every bucket."""
     edges = list(edges)
     if not edges or edges != sorted(set(edges)) or edges[0] < 1:
         raise UserError(f"bucket_edges={edges}: give rising lengths, for example [32, 64, 128]")
@@ -134,6 +135,7 @@ def check_edges(edges: Sequence[int], longest: int, max_residues: int) -> list[i
             f"bucket_edges end at {edges[-1]}, the longest chain has {longest} residues: "
             "add an edge, or set crop_length or max_length"
         )
+    edges = edges[: bisect_left(edges, longest) + 1]
     if max_residues < edges[-1]:
         raise UserError(f"max_residues={max_residues} does not hold one chain of {edges[-1]} residues (bucket_edges)")
     return edges

@@ -16,7 +16,8 @@ REPORTED = ("ca_rmsd", "all_atom_rmsd", "residue_accuracy", "bond_outliers", "an
 
 
 class AutoencoderModule(lightning.LightningModule):
-    """
+    """Trains an autoencoder on batches of `Protein`, and validates what a user would get from it.
+
     Args:
         model, loss: what to train, and towards what.
         optimizer: parameters -> optimiser.

@@ -10,13 +10,13 @@ from torch.optim import AdamW, Muon, Optimizer
 
 class MuonAdamW(Optimizer):
     """Muon (Jordan et al. 2024) orthogonalises the update of each weight matrix; vectors, biases, norms and matrices
-    thinner than `min_width` get AdamW. On this model it reaches a given loss in about half of AdamW's steps
-    (docs/training.md).
+    thinner than `min_width` get AdamW. What is known of the two on this model: docs/training.md.
 
     Args:
         lr: of both; Muon's updates are scaled to the RMS of AdamW's.
         weight_decay, betas: of AdamW; Muon shares the decay.
         momentum: of Muon.
+        min_width: shorter side from which on a matrix is Muon's.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ def _chi(name: str) -> list[tuple[int, ...]]:
 
 
 class Chemistry(nn.Module):
-    """Mean deviations of bonds (Å), cosines of bond angles, and torsions (1 - cos), per protein.
+    """Mean deviations of bonds (Å), cosines of bond angles, and torsions (as points on the unit circle), per protein.
 
     Peptide bonds count where the true chain is not broken. Deviations d enter as sqrt(d^2 + e^2) - e, which keeps its
     slope for the small ones that decide whether a bond is good.

@@ -37,8 +37,9 @@ def find(model: str | Path) -> Path:
     elif path.suffix != ".json":
         path = RELEASED / f"{model}.json"
     if not path.is_file():
-        names = ", ".join(available())
-        raise UserError(f"model {model}: not found; give a folder that training wrote, or one of: {names}")
+        found = "no model.json in this folder: has its training ended?" if Path(model).is_dir() else "not found"
+        names = ", ".join(available()) or "(no released models here)"
+        raise UserError(f"model {model}: {found}; give a folder that training wrote, or one of: {names}")
     return path
 
 
