@@ -10,15 +10,15 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ophio.constants import CA, CHAIN_BREAK_CN, C, N, O
+from ophio.constants import BACKBONE_BOND_LENGTH, CA, CHAIN_BREAK_CN, C, N, O
 
 _NEXT = 4  # N, CA, C, O of the following residue come after the residue's own
 # Å, means of high-resolution structures (Engh & Huber 1991). 1-3 distances fix the angles; N-CA-C is left free.
 IDEAL_DISTANCES = {
-    (N, CA): 1.459,
-    (CA, C): 1.525,
-    (C, O): 1.230,
-    (C, _NEXT + N): 1.331,
+    (N, CA): BACKBONE_BOND_LENGTH["N-CA"],
+    (CA, C): BACKBONE_BOND_LENGTH["CA-C"],
+    (C, O): BACKBONE_BOND_LENGTH["C-O"],
+    (C, _NEXT + N): BACKBONE_BOND_LENGTH["C-N"],
     (CA, O): 2.401,
     (CA, _NEXT + N): 2.432,
     (O, _NEXT + N): 2.250,

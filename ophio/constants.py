@@ -115,7 +115,7 @@ PAIRS: dict[str, list[tuple[int, int]]] = {
 
 VDW_RADIUS = {"C": 1.7, "N": 1.55, "O": 1.52, "S": 1.8}  # Å
 
-BACKBONE_BOND_LENGTH = {"N-CA": 1.459, "CA-C": 1.525, "C-N": 1.330, "C-O": 1.229}  # Å
+BACKBONE_BOND_LENGTH = {"N-CA": 1.459, "CA-C": 1.525, "C-N": 1.331, "C-O": 1.230}  # Å
 BACKBONE_ANGLE = {"N-CA-C": 111.0, "CA-C-N": 117.2, "C-N-CA": 121.7, "CA-C-O": 120.1}  # degrees
 BOND_LIMITS = {"N-CA": (1.399, 1.519), "CA-C": (1.447, 1.603), "C-N": (1.280, 1.380), "C-O": (1.172, 1.286)}
 ANGLE_LIMITS = {"N-CA-C": (102.9, 119.1), "CA-C-N": (113.7, 126.3), "C-N-CA": (113.7, 132.3), "CA-C-O": (113.8, 126.4)}

@@ -76,21 +76,28 @@ def _reconstruct_batch(model: Autoencoder, proteins: list[Protein]) -> Iterator[
 def evaluate(
     model: Autoencoder, corpora: Sequence[Corpus], crop_length: int | None, batch_size: int = 16, limit: int | None = None
 ) -> list[dict[str, float | str]]:
-    """Reports of every chain (of its first `crop_length` residues), or of `limit` of them, in the order of length.
+    """Reports of every chain, or of `limit` chains of all lengths; progress on stderr.
 
-    Progress goes to stderr.
+    With `crop_length`, of all consecutive windows of that many residues of each chain, as a model that was made for such
+    windows sees them.
     """
     where = [(corpus, k) for corpus in corpora for k in range(len(corpus))]
     where.sort(key=lambda item: item[0].lengths[item[1]])
     count = min(limit or len(where), len(where))
     where = [where[k * len(where) // count] for k in range(count)]  # of all lengths
-    proteins = (corpus[k].crop(0, crop_length or corpus[k].num_residues) for corpus, k in where)
-    progress = tqdm(reconstruct(model, proteins, batch_size), total=len(where), unit="chain", disable=None)
+    windows = [
+        (corpus, k, start, start + (crop_length or corpus.lengths[k]))
+        for corpus, k in where
+        for start in range(0, corpus.lengths[k], crop_length or corpus.lengths[k])
+    ]
+    windows = [window for window in windows if window[3] <= window[0].lengths[window[1]]]
+    proteins = (corpus[k].crop(start, int(stop)) for corpus, k, start, stop in windows)
+    progress = tqdm(reconstruct(model, proteins, batch_size), total=len(windows), unit="chain", disable=None)
     return [{"name": result.true.name, **{key: result.report[key] for key in COLUMNS}} for result in progress]
 
 
 def table_row(reports: list[dict[str, float | str]]) -> dict[str, float | str]:
-    """One row of a table: what was stored per residue, and what came back."""
+    """One row of a table: what was stored per residue, and what came back. Outliers are means of fractions of a chain."""
     summary = summarise(reports)
     row = {"chains": len(reports)}
     for name in ("residues", "nodes", "numbers_per_residue"):
@@ -98,7 +105,7 @@ def table_row(reports: list[dict[str, float | str]]) -> dict[str, float | str]:
     row["length_factor"] = sum(r["residues"] for r in reports) / sum(r["nodes"] for r in reports)
     for name in ("ca_rmsd", "all_atom_rmsd"):
         row[f"{name}_median"], row[f"{name}_mean"] = summary[name]["median"], summary[name]["mean"]
-        row[f"{name}_95"] = f"{summary[name]['low']:.3f}-{summary[name]['high']:.3f}"
+        row[f"{name}_mean_ci95"] = f"{summary[name]['low']:.3f}-{summary[name]['high']:.3f}"
     rest = ("residue_accuracy", "gdt_ts", "lddt", "bond_outliers", "angle_outliers", "rama_outliers", "clashes")
     row |= {name: summary[name]["mean"] for name in rest}
     totals = {name: int(sum(report[name] for report in reports)) for name in ("chirality_errors", "mirrored")}

@@ -56,14 +56,15 @@ def main(
 ) -> None:
     points = [(factor, count) for factor in factors for count in numbers]
     points += map(parse_point, more)
+    models = {point: point_options(*point, list(channels)) for point in sorted(points)}
     runs = []
-    for factor, count in sorted(points):
+    for (factor, count), model in models.items():
         run = Path(output) / f"x{factor}_{count}"
         runs.append(str(run))
         if not (run / "model.safetensors").exists():
             print(f"{run}: {factor} residues a node, {count} numbers a residue", flush=True)
             choice = ["experiment=curve", f"data.path={corpus}", f"output={run}", f"name={run.name}"]
-            choice += point_options(factor, count, list(channels)) + list(options)
+            choice += model + list(options)
             run_script("train_autoencoder.py", choice)
     evaluation = [f"corpus={corpus}", f"models=[{','.join(runs)}]", f"output={output}"]
     run_script("reconstruct.py", evaluation)

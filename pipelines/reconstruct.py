@@ -9,6 +9,7 @@ intervals), chains.csv (a row a chain), curve.png (with matplotlib). Options: co
 import subprocess
 import sys
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 from omegaconf import ListConfig
@@ -44,7 +45,8 @@ def main(
         corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
         reports = evaluate(load(name), corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
         chains += [{"model": card["name"], **report} for report in reports]
-        rows.append({"model": card["name"], "parameters": card["parameters"], **table_row(reports)})
+        stride = prod(card["arguments"]["strides"])
+        rows.append({"model": card["name"], "parameters": card["parameters"], "stride": stride, **table_row(reports)})
         write_csv(chains, folder / "chains.csv")
         write_csv(rows, folder / "table.csv")
         (folder / "table.md").write_text(markdown(rows) + "\n")

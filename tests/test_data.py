@@ -22,7 +22,6 @@ from MDAnalysis.tests import datafiles
 
 from ophio import io as ophio_io
 from ophio.data import (
-    ClusterSampler,
     Corpus,
     Entry,
     Filters,
@@ -38,6 +37,7 @@ from ophio.data import (
 from ophio.data.datamodule import CorpusDataModule
 from ophio.data.filters import Breaks, accept, longest_piece
 from ophio.data.folder import Chains
+from ophio.data.sampling import one_per_cluster
 from ophio.data.transforms import random_crop, windows
 from ophio.errors import UserError
 from ophio.io import read_structure, write_structure
@@ -516,18 +516,14 @@ def test_wrong_options_are_named(tmp_path, monkeypatch, capsys, wrong, named):
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
-def test_cluster_sampler_draws_one_of_each():
+def test_an_epoch_draws_one_of_each_cluster():
     clusters = np.repeat(np.arange(100), np.arange(1, 101))
-    sampler = ClusterSampler(clusters, seed=1)
-    drawn = list(sampler)
-    assert sorted(clusters[drawn]) == list(range(100)) and list(sampler) == drawn and len(sampler) == 100
     counts = Counter()
     for epoch in range(300):
-        sampler.set_epoch(epoch)
-        counts.update(index for index in sampler if clusters[index] == 9)
+        drawn = one_per_cluster(clusters, np.random.default_rng(epoch))
+        assert sorted(clusters[drawn]) == list(range(100))
+        counts.update(index for index in drawn.tolist() if clusters[index] == 9)
     assert len(counts) == 10 and min(counts.values()) > 10  # 30 expected of each
-    shares = [set(ClusterSampler(clusters, seed=1, rank=rank, world_size=4)) for rank in range(4)]
-    assert set.union(*shares) == set(drawn) and sum(map(len, shares)) == 100
 
 
 @pytest.mark.parametrize("world_size", [1, 3])

@@ -8,10 +8,9 @@ from ophio.data.entry import Entry
 from ophio.data.filters import Filters
 from ophio.data.folder import FolderOptions
 from ophio.data.preparation import Settings, prepare
-from ophio.data.sampling import ClusterSampler, LengthBucketBatchSampler
+from ophio.data.sampling import LengthBucketBatchSampler
 
 __all__ = [
-    "ClusterSampler",
     "Corpus",
     "Entry",
     "Filters",

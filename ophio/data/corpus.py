@@ -25,8 +25,7 @@ class Shard:
     """One mapped Arrow file: NumPy views of its columns, no copies. The mapping outlives the file handle."""
 
     def __init__(self, path: Path):
-        with pa.memory_map(str(path)) as file:
-            self.batch = pa.ipc.open_file(file).get_batch(0)
+        (self.batch,) = _mapped_table(path).to_batches()
         columns = {name: self.batch.column(name) for name in RAGGED}
         self.offsets = {name: column.offsets.to_numpy() for name, column in columns.items()}
         self.values = {name: column.values.to_numpy() for name, column in columns.items()}
@@ -113,5 +112,9 @@ def read_info(path: Path) -> dict:
 
 
 def _mapped_table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+    """The record batches of a mapped Arrow file; the mapping outlives the file handle."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: damaged or missing ({error}): prepare the corpus again with overwrite=true") from None

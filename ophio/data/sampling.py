@@ -18,26 +18,6 @@ class Batch(NamedTuple):
     seed: int
 
 
-class ClusterSampler(DistributedSampler):
-    """One random member of every cluster per epoch, in random order, as indices. `set_epoch` selects the epoch.
-
-    Ranks see disjoint shares of equal size; up to `world_size` - 1 indices are repeated to make them equal.
-    """
-
-    def __init__(self, clusters: Int[np.ndarray, " n"], seed: int = 0, rank: int = 0, world_size: int = 1):
-        super().__init__(clusters, num_replicas=world_size, rank=rank, seed=seed)
-        self.clusters = clusters
-        self.num_samples = -(-len(np.unique(clusters)) // world_size)
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __iter__(self) -> Iterator[int]:
-        drawn = one_per_cluster(self.clusters, np.random.default_rng((self.seed, self.epoch)))
-        padded = np.resize(drawn, len(self) * self.num_replicas)
-        return iter(padded[self.rank :: self.num_replicas].tolist())
-
-
 class LengthBucketBatchSampler(DistributedSampler):
     """Batches of chains of similar length: `max_residues` // edge chains that are padded to that bucket's edge.
 

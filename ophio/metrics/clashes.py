@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ophio.constants import ATOM14, BONDS, CA, CB, NUM_SLOTS, NUM_TYPES, RESIDUE_NAMES, TYPE_OF, VDW_RADIUS, C, N
+from ophio.losses.clash import vdw_radii
 
 CA_DISTANCE = 3.0  # Å
 OVERLAP = 0.8  # of the sum of the van der Waals radii
@@ -73,13 +74,6 @@ def _close_pairs(points: Float[Tensor, "n 3"], cutoff: float) -> tuple[Int[Tenso
     return torch.cat(blocks).unbind(-1)
 
 
-def _atom_radii() -> Float[Tensor, "21 14"]:
-    radii = torch.zeros(NUM_TYPES + 1, NUM_SLOTS)
-    for residue_type, name in enumerate(RESIDUE_NAMES):
-        radii[residue_type, : len(ATOM14[name])] = torch.tensor([VDW_RADIUS[atom[0]] for atom in ATOM14[name]])
-    return radii
-
-
 def _bonds_from(start: int) -> Int[Tensor, "21 14"]:
     """Number of bonds between every atom and atom `start` of its residue."""
     table = torch.full((NUM_TYPES + 1, NUM_SLOTS), FAR)
@@ -93,7 +87,7 @@ def _bonds_from(start: int) -> Int[Tensor, "21 14"]:
     return table
 
 
-_RADIUS = _atom_radii()
+_RADIUS = vdw_radii()
 _BONDS_TO_C, _BONDS_TO_N = _bonds_from(C), _bonds_from(N)
 _IS_SG = torch.zeros(NUM_TYPES + 1, NUM_SLOTS, dtype=torch.bool)
 _IS_SG[TYPE_OF["CYS"], ATOM14["CYS"].index("SG")] = True
