@@ -26,8 +26,19 @@ IDEAL_DISTANCES = {
 }
 
 
+MAX_CB_DEVIATION = 0.25  # Å; farther from where N, CA and C put it, CB counts as an outlier (Lovell et al. 2003)
+
+
+def ideal_cb(backbone: Float[Tensor, "*batch A 3"]) -> Float[Tensor, "*batch 3"]:
+    """Where N, CA and C put the CB of an L-amino acid: tetrahedral, 1.53 Å from CA."""
+    n, ca, c = backbone[..., N, :], backbone[..., CA, :], backbone[..., C, :]
+    b, d = ca - n, c - ca
+    return ca - 0.58273431 * torch.linalg.cross(b, d) + 0.56802827 * b - 0.54067466 * d
+
+
 class BackboneGeometry(nn.Module):
-    """Pulls N, CA, C, O towards ideal distances; the side chain moves with its CA.
+    """Pulls N, CA, C, O towards ideal distances, and CB to within 0.25 Å of its ideal place: every residue comes out
+    left-handed. The side chain moves with its CA, and with its CB.
 
     Args:
         sweeps: how often every distance is corrected; 0 returns the input.
@@ -50,10 +61,16 @@ class BackboneGeometry(nn.Module):
         """Residues farther apart than a chain break, or masked, do not pull at each other."""
         backbone = positions[..., :_NEXT, :]
         active = self._active(backbone, mask)
+        if self.sweeps == 0:
+            return positions
         for _ in range(self.sweeps):
             backbone = backbone + self._corrections(backbone, active)
         shift = backbone[..., CA : CA + 1, :] - positions[..., CA : CA + 1, :]
-        return torch.cat([backbone, positions[..., _NEXT:, :] + shift], dim=-2)
+        side_chain = positions[..., _NEXT:, :] + shift
+        deviation = side_chain[..., :1, :] - ideal_cb(backbone)[..., None, :]
+        length = deviation.square().sum(-1, keepdim=True).clamp(min=1e-8).sqrt()
+        excess = deviation * (1 - MAX_CB_DEVIATION / length).clamp(min=0)
+        return torch.cat([backbone, side_chain - excess], dim=-2)
 
     def _active(self, backbone: Tensor, mask: Tensor) -> Bool[Tensor, "batch L 8"]:
         gap = backbone[:, 1:, N] - backbone[:, :-1, C]
