@@ -102,6 +102,12 @@ CHI_ATOMS = {
 }  # fmt: skip
 """Atoms of the side-chain torsions chi1..chi4."""
 
+CHI_SLOTS = {
+    name: [tuple(ATOM14[name].index(atom) for atom in torsion.split()) for torsion in torsions]
+    for name, torsions in CHI_ATOMS.items()
+}
+"""The same as atom14 slots."""
+
 PAIRS: dict[str, list[tuple[int, int]]] = {
     name: [(ATOM14[name].index(a), ATOM14[name].index(b)) for a, b in pairs]
     for name, pairs in {

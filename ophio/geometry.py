@@ -9,9 +9,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ophio.constants import ATOM14, CA, CHI_ATOMS, NUM_TYPES, RESIDUE_NAMES, C, N
+from ophio.constants import CA, CHI_SLOTS, RESIDUE_NAMES, C, N
+from ophio.slots import slot_table, take
 
-NUM_CHI = 4
 MIN_LENGTH = 1e-8  # Å; its square is still a normal float32
 MIN_SQUARE = 1e-12  # below it, sine and cosine times the lengths of the sides do not define an angle
 
@@ -154,17 +154,7 @@ def _pad_end(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, 1))
 
 
-def _chi_slots() -> tuple[Int[Tensor, "21 4 4"], Bool[Tensor, "21 4"]]:
-    slots = torch.zeros(NUM_TYPES + 1, NUM_CHI, 4, dtype=torch.long)
-    exists = torch.zeros(NUM_TYPES + 1, NUM_CHI, dtype=torch.bool)
-    for residue_type, name in enumerate(RESIDUE_NAMES):
-        for k, atoms in enumerate(CHI_ATOMS[name]):
-            slots[residue_type, k] = torch.tensor([ATOM14[name].index(atom) for atom in atoms.split()])
-            exists[residue_type, k] = True
-    return slots, exists
-
-
-_CHI_SLOTS, _CHI_EXISTS = _chi_slots()
+_CHI_SLOTS, _CHI_EXISTS = slot_table([CHI_SLOTS[name] for name in RESIDUE_NAMES])
 
 
 def chi_angles(
@@ -178,8 +168,7 @@ def chi_angles(
     """
     slots = _CHI_SLOTS.to(residue_type.device)[residue_type]
     flat = rearrange(slots, "... chi atom -> ... (chi atom)")
-    atoms = torch.gather(positions, -2, flat[..., None].expand(*flat.shape, 3))
-    atoms = rearrange(atoms, "... (chi atom) xyz -> atom ... chi xyz", atom=4)
+    atoms = rearrange(take(positions, flat), "... (chi atom) xyz -> atom ... chi xyz", atom=4)
     present = rearrange(torch.gather(atom_mask, -1, flat), "... (chi atom) -> ... chi atom", atom=4).all(-1)
     mask = present & _CHI_EXISTS.to(residue_type.device)[residue_type]
     return dihedral(*atoms) * mask, mask

@@ -1,12 +1,11 @@
 """PDB, mmCIF and BinaryCIF files, each also gzipped <-> `Protein`. Parsing and formatting are biotite's."""
 
 import gzip
-import os
 import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from itertools import pairwise
@@ -21,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from ophio.constants import ATOM14, CA, CHAIN_BREAK_CA, CHAIN_BREAK_CN, NUM_SLOTS, RESIDUE_NAMES, TYPE_OF, UNKNOWN
 from ophio.errors import UserError
+from ophio.files import write_whole
 from ophio.protein import NO_INSERTION, Protein
 
 _FORMATS = {".pdb": "PDB", ".ent": "PDB", ".cif": "mmCIF", ".mmcif": "mmCIF", ".bcif": "BinaryCIF"}
@@ -593,19 +593,3 @@ def _cif_bytes(models: list[AtomArray], kind: str) -> bytes:
     stream = BytesIO()
     pdbx.compress(file).write(stream)
     return stream.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file through another in the same folder: readers see the old content or the new, never a part.
-
-    Raises UserError where that is not possible.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

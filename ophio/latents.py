@@ -12,7 +12,7 @@ from torch import nn
 from ophio.autoencoder import Latent
 from ophio.cloud import Cloud
 from ophio.errors import UserError
-from ophio.io import write_whole
+from ophio.files import write_whole
 
 FORMAT = 1
 _TENSORS = {  # entry: kind of its dtype, and its shape in nodes n, degrees S, channels C, residues L

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from ophio.cloud import Cloud
-from ophio.constants import ATOM14, NUM_SLOTS, NUM_TYPES, PAIRS, TYPE_OF
+from ophio.constants import ATOM14, NUM_SLOTS, NUM_TYPES, PAIRS, RESIDUE_NAMES, TYPE_OF
 from ophio.irreps import join, solid_harmonics, split, symmetric_traceless
 from ophio.layers import EquivariantNorm
 from ophio.protein import Protein
+from ophio.slots import slot_table, take
 
 MAX_PAIRS = 2
 _UNIT = 2.0  # Å: atoms lie one to three units from the CA
@@ -32,13 +33,7 @@ def atom_exists() -> Bool[Tensor, "21 14"]:
 @cache
 def pair_tables() -> tuple[Int[Tensor, "21 2 2"], Bool[Tensor, "21 2"]]:
     """For each residue type (and unknown): the slots of its interchangeable pairs, and which of them exist."""
-    slots = torch.zeros(NUM_TYPES + 1, MAX_PAIRS, 2, dtype=torch.long)
-    exists = torch.zeros(NUM_TYPES + 1, MAX_PAIRS, dtype=torch.bool)
-    for name, pairs in PAIRS.items():
-        for k, pair in enumerate(pairs):
-            slots[TYPE_OF[name], k] = torch.tensor(pair)
-            exists[TYPE_OF[name], k] = True
-    return slots, exists
+    return slot_table([PAIRS.get(name, []) for name in RESIDUE_NAMES])
 
 
 class PairTables(nn.Module):
@@ -54,11 +49,6 @@ class PairTables(nn.Module):
         """Slots of the first and the second atom of each pair [*batch, L, 2], and whether the pair exists."""
         slots = self.slots[residue_type]
         return slots[..., 0], slots[..., 1], self.exists[residue_type]
-
-
-def take(atoms: Shaped[Tensor, "*batch A X"], slots: Int[Tensor, "*batch K"]) -> Shaped[Tensor, "*batch K X"]:
-    """Atoms at the given slots."""
-    return atoms.gather(-2, slots[..., None].expand(*slots.shape, atoms.shape[-1]))
 
 
 def put(

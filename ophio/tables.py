@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ophio.io import write_whole
+from ophio.files import write_whole
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -16,6 +16,7 @@ from omegaconf import ListConfig
 
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
+from ophio.files import write_whole
 from ophio.pretrained import load, read_card
 from ophio.reconstruction import evaluate, table_row
 from ophio.tables import markdown, write_csv
@@ -49,7 +50,7 @@ def main(
         rows.append({"model": card["name"], "parameters": card["parameters"], "stride": stride, **table_row(reports)})
         write_csv(chains, folder / "chains.csv")
         write_csv(rows, folder / "table.csv")
-        (folder / "table.md").write_text(markdown(rows) + "\n")
+        write_whole(folder / "table.md", (markdown(rows) + "\n").encode())
     print(markdown(rows))
     if find_spec("matplotlib"):
         subprocess.run([sys.executable, VIZ / "curve.py", folder / "table.csv", folder / "curve.png"], check=True)

@@ -738,7 +738,7 @@ def test_an_existing_file_survives_a_failed_write(tmp_path, examples, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ophio_io.os, "replace", full_disk)
+        patched.setattr(os, "replace", full_disk)
         with pytest.raises(UserError, match=r"result\.pdb: cannot be written \(No space left"):
             write_structure(examples["insertions"], path)
     assert path.read_bytes() == before

@@ -29,6 +29,7 @@ from ophio.data.folder import FolderOptions
 from ophio.data.transforms import windows
 from ophio.data.workers import Died, run_each
 from ophio.errors import UserError
+from ophio.files import write_whole
 
 CHUNKS_WANTED = 64
 LARGEST_CHUNK = 1024  # inputs per shard: a few MB of memory in each worker, and 1000 shards for a million chains
@@ -142,7 +143,7 @@ def claim(output: Path, plan: dict, overwrite: bool) -> None:
     (output / "shards").mkdir(parents=True, exist_ok=True)
     for leftover in (output / "shards").glob("*.tmp"):
         leftover.unlink()
-    _write_text(file, json.dumps(plan, indent=1))
+    write_whole(file, json.dumps(plan, indent=1).encode())
 
 
 def write_shard(chunk: Chunk, output: Path, settings: Settings) -> None:
@@ -249,7 +250,7 @@ def write_index(output: Path, num_shards: int, settings: Settings) -> dict:
     info = {"version": VERSION, "entries": entries, "residues": residues, "hash": content.hexdigest()}
     info |= {name: dict(counter.most_common()) for name, counter in count.items()}
     info |= {"settings": asdict(settings)}
-    _write_text(output / "corpus.json", json.dumps(info, indent=1, default=str))
+    write_whole(output / "corpus.json", json.dumps(info, indent=1, default=str).encode())
     return info
 
 
@@ -273,9 +274,3 @@ def _read_scalars(path: Path) -> tuple[pa.RecordBatch, list[list[str]]]:
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
         return reader.get_batch(0), json.loads(reader.schema.metadata[b"rejected"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -5,32 +5,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ophio.constants import ANGLES, ATOM14, BONDS, CA, CHAIN_BREAK_CN, CHI_ATOMS, NUM_SLOTS, RESIDUE_NAMES, C, N, O
+from ophio.constants import ANGLES, BONDS, CA, CHAIN_BREAK_CN, CHI_SLOTS, NUM_SLOTS, RESIDUE_NAMES, C, N, O
 from ophio.geometry import dihedral, safe_norm
 from ophio.losses.vector_map import masked_mean
-from ophio.residue import take
+from ophio.slots import slot_table, take
 
 _NEXT = NUM_SLOTS  # slots of the following residue come after the residue's own 14
 _PEPTIDE_BONDS = [(C, _NEXT + N)]
 _PEPTIDE_ANGLES = [(CA, C, _NEXT + N), (O, C, _NEXT + N), (C, _NEXT + N, _NEXT + CA)]
 _PEPTIDE_TORSIONS = [(N, CA, C, _NEXT + N), (CA, C, _NEXT + N, _NEXT + CA), (C, _NEXT + N, _NEXT + CA, _NEXT + C)]
-
-
-def _table(rows: list[list[tuple[int, ...]]]) -> tuple[Int[Tensor, "21 n k"], Bool[Tensor, "21 n"]]:
-    """Lists for the 20 residue types (and an empty one for unknown) as a padded table and its mask."""
-    rows = [*rows, []]
-    longest, arity = max(map(len, rows)), len(rows[0][0])
-    slots = torch.zeros(len(rows), longest, arity, dtype=torch.long)
-    exists = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for kind, row in enumerate(rows):
-        if row:
-            slots[kind, : len(row)] = torch.tensor(row)
-            exists[kind, : len(row)] = True
-    return slots, exists
-
-
-def _chi(name: str) -> list[tuple[int, ...]]:
-    return [tuple(ATOM14[name].index(atom) for atom in torsion.split()) for torsion in CHI_ATOMS[name]]
 
 
 class Chemistry(nn.Module):
@@ -45,10 +28,10 @@ class Chemistry(nn.Module):
         terms = {
             "bonds": [BONDS[name] + _PEPTIDE_BONDS for name in RESIDUE_NAMES],
             "angles": [ANGLES[name] + _PEPTIDE_ANGLES for name in RESIDUE_NAMES],
-            "torsions": [_chi(name) + _PEPTIDE_TORSIONS for name in RESIDUE_NAMES],
+            "torsions": [CHI_SLOTS[name] + _PEPTIDE_TORSIONS for name in RESIDUE_NAMES],
         }
         for term, rows in terms.items():
-            slots, exists = _table(rows)
+            slots, exists = slot_table(rows)
             self.register_buffer(f"{term}_slots", slots, persistent=False)
             self.register_buffer(f"{term}_exist", exists, persistent=False)
 

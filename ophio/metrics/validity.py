@@ -19,7 +19,6 @@ from ophio.constants import (
     CB,
     CHAIN_BREAK_CA,
     CHAIN_BREAK_CN,
-    NUM_TYPES,
     RESIDUE_NAMES,
     C,
     N,
@@ -27,6 +26,7 @@ from ophio.constants import (
 )
 from ophio.geometry import angle, backbone_torsions, dihedral, safe_norm
 from ophio.metrics.rmsd import ca_rmsd
+from ophio.slots import slot_table, take
 
 OMEGA_TOLERANCE = math.radians(30)
 LEFT_HANDED = (math.radians(-70), math.radians(-30))
@@ -149,18 +149,9 @@ def is_mirrored(
     return ca_rmsd(predicted, mirrored, atom_mask) < ca_rmsd(predicted, true, atom_mask) - MIRROR_MARGIN
 
 
-def _side_chain_bonds() -> tuple[Int[Tensor, "21 k 2"], Bool[Tensor, "21 k"]]:
-    bonds = [[bond for bond in BONDS[name] if max(bond) >= CB] for name in RESIDUE_NAMES]
-    slots = torch.zeros(NUM_TYPES + 1, max(map(len, bonds)), 2, dtype=torch.long)
-    exists = torch.zeros(slots.shape[:2], dtype=torch.bool)
-    for residue_type, pairs in enumerate(bonds):
-        for k, pair in enumerate(pairs):
-            slots[residue_type, k] = torch.tensor(pair)
-            exists[residue_type, k] = True
-    return slots, exists
-
-
-_SIDE_CHAIN_SLOTS, _SIDE_CHAIN_EXISTS = _side_chain_bonds()
+_SIDE_CHAIN_SLOTS, _SIDE_CHAIN_EXISTS = slot_table(
+    [[bond for bond in BONDS[name] if max(bond) >= CB] for name in RESIDUE_NAMES]
+)
 
 
 def side_chain_bond_rmsd(
@@ -175,8 +166,7 @@ def side_chain_bond_rmsd(
     exists = exists & atom_mask.gather(-1, first) & atom_mask.gather(-1, second)
 
     def lengths(positions: Tensor) -> Tensor:
-        ends = [positions.gather(-2, slots[..., None].expand(*slots.shape, 3)) for slots in (first, second)]
-        return safe_norm(ends[1] - ends[0])
+        return safe_norm(take(positions, second) - take(positions, first))
 
     squared = (lengths(predicted) - lengths(true)).square() * exists
     return (squared.sum((-2, -1)) / exists.sum((-2, -1))).sqrt()

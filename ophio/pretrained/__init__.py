@@ -6,7 +6,6 @@ model was made and what it reaches. Nothing here executes code from a file.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save as serialise_weights
 
 from ophio.autoencoder import Autoencoder
 from ophio.errors import UserError
+from ophio.files import write_whole
 
 RELEASED = Path(__file__).parent / "weights"
 FORMAT = 1
@@ -101,15 +101,5 @@ def save(autoencoder: Autoencoder, arguments: Mapping[str, Any], folder: Path, c
         "parameters": sum(parameter.numel() for parameter in autoencoder.parameters()),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
-    _write(folder / f"{name}.safetensors", data)
-    _write(folder / f"{name}.json", (json.dumps(made | card, indent=2) + "\n").encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    write_whole(folder / f"{name}.safetensors", data)
+    write_whole(folder / f"{name}.json", (json.dumps(made | card, indent=2) + "\n").encode())
