@@ -80,8 +80,9 @@ class Bottleneck(nn.Module):
     Args:
         lmax, channels: of the encoder's last level.
         latent_lmax, latent_channels: of the latent.
-        noise: standard deviation of noise added to latent features in training (they have unit RMS).
-        position_noise: the same for latent positions, Å.
+        noise: noise added to latent features in training (they have unit RMS) has a standard deviation drawn for each
+            chain from 0 to this, so that the decoder forgives what a generator of latents gets slightly wrong.
+        position_noise: the same for latent positions, Å; one draw sets both.
         variational: learn a mean and a variance instead (`kl` gives the divergence from a unit Gaussian).
     """
 
@@ -108,16 +109,18 @@ class Bottleneck(nn.Module):
         mean = self.linear(split(features))
         kl = mean.new_zeros(mean.shape[0])
         if self.log_variance is None:
-            mean, spread = self.unit(mean), self.noise
+            level = torch.rand(mean.shape[0], 1, 1, 1, device=mean.device)
+            mean, spread = self.unit(mean), self.noise * level
         else:
             log_variance = self.log_variance(split(features)[0].squeeze(-2)).clamp(-14, 4)
             log_variance = expand_degrees(log_variance.unflatten(-1, (-1, mean.shape[-1])))
+            level = mean.new_ones(1, 1, 1, 1)
             terms = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
             kl, spread = (terms.sum((-1, -2)) * cloud.mask).sum(-1), (0.5 * log_variance).exp()
         positions = cloud.positions
         if self.training:
             mean = mean + spread * torch.randn_like(mean)
-            positions = positions + self.position_noise * torch.randn_like(positions)
+            positions = positions + self.position_noise * level.squeeze(-1) * torch.randn_like(positions)
         return Cloud(positions, mean * cloud.mask[..., None, None], cloud.mask), kl
 
 

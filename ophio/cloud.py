@@ -34,6 +34,25 @@ class Cloud:
     def replace(self, **changes) -> "Cloud":
         return replace(self, **changes)
 
+    def __add__(self, other: "Cloud") -> "Cloud":
+        """Positions and features added; the mask is this cloud's."""
+        return Cloud(self.positions + other.positions, self.features + other.features, self.mask)
+
+    def __sub__(self, other: "Cloud") -> "Cloud":
+        return Cloud(self.positions - other.positions, self.features - other.features, self.mask)
+
+    def __mul__(self, factor: float | Float[Tensor, "*batch"]) -> "Cloud":
+        """Positions and features times one number, or one number for each cloud of a batch."""
+        if isinstance(factor, Tensor) and factor.dim():
+            return Cloud(self.positions * factor[..., None, None], self.features * factor[..., None, None, None], self.mask)
+        return Cloud(self.positions * factor, self.features * factor, self.mask)
+
+    def center(self) -> "Cloud":
+        """The mean position of the real nodes moves to the origin; masked nodes become 0."""
+        real = self.mask[..., None].to(self.positions.dtype)
+        mean = (self.positions * real).sum(-2, keepdim=True) / real.sum(-2, keepdim=True).clamp(min=1)
+        return Cloud((self.positions - mean) * real, self.features * real[..., None], self.mask)
+
     def to(self, *args, **kwargs) -> "Cloud":
         """Device or floating dtype, as `Tensor.to`; the mask stays boolean."""
         positions = self.positions.to(*args, **kwargs)

@@ -23,17 +23,22 @@ from ophio.errors import UserError
 
 _INSTALLED = Path(__file__).parent / "configs"
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+os.environ["OPHIO_CONFIGS"] = str(CONFIG_DIR)  # a folder of configurations names it to share groups with the others
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Decorator: a function whose parameters are the keys of `config_name`.yaml becomes a command.
 
+    A folder in `config_name` ("diffusion/train_diffusion") has groups of its own: its `experiment`, for one.
+
     Bad input of any kind (UserError, a misspelt key) is printed as one line; the exit status is then 2. Ctrl-C: 130.
     """
 
+    folder, _, file = config_name.rpartition("/")
+
     def decorate(run: Callable[..., None]) -> Callable[[], None]:
-        @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+        @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR / folder), config_name=file)
         def compose(config: DictConfig) -> None:
             try:
                 check(config, run)

@@ -96,6 +96,27 @@ def angle_outliers(
     return _outlier_fraction(backbone_angles(positions, atom_mask, linked), ANGLE_LIMITS)
 
 
+def valid_residues(
+    positions: Float[Tensor, "*batch L 14 3"],
+    atom_mask: Bool[Tensor, "*batch L 14"],
+    linked: Bool[Tensor, "*batch L-1"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Fraction of residues whose own backbone bonds and angles, and those of the peptide link to the next residue, all
+    lie within `constants.BOND_LIMITS` and `ANGLE_LIMITS`; NaN without any.
+
+    A residue that lacks N, CA, C or O counts for nothing, neither as valid nor in the total. Nor does a link that is
+    not there: at the end, at a missing atom of the next residue, where `linked` is False.
+    """
+    valid = residues = atom_mask[..., [N, CA, C, O]].all(-1)
+    bonds, angles = backbone_bonds(positions, atom_mask, linked), backbone_angles(positions, atom_mask, linked)
+    for kind, (value, present) in (bonds | angles).items():
+        low, high = (BOND_LIMITS | ANGLE_LIMITS)[kind]
+        within = ((value >= low) & (value <= high)) | ~present
+        missing = residues.shape[-1] - within.shape[-1]
+        valid = valid & torch.nn.functional.pad(within, (0, missing), value=True)
+    return valid.sum(-1).to(positions.dtype) / residues.sum(-1)
+
+
 def omega_outliers(
     positions: Float[Tensor, "*batch L 14 3"],
     atom_mask: Bool[Tensor, "*batch L 14"],

@@ -8,18 +8,28 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_weights
 from safetensors.torch import save as serialise_weights
 
+from torch import nn
+
 from ophio.autoencoder import Autoencoder
+from ophio.diffusion import DDPM, EDM, Denoiser, Flow, LatentDiffusion, Process
 from ophio.errors import UserError
 from ophio.files import write_whole
+from ophio.latents import fingerprint
 
 RELEASED = Path(__file__).parent / "weights"
 FORMAT = 1
+KNOWN = {f"{c.__module__}.{c.__name__}": c for c in (DDPM, EDM, Denoiser, Flow, LatentDiffusion, Process)} | {
+    f"ophio.diffusion.{c.__name__}": c for c in (DDPM, EDM, Denoiser, Flow, LatentDiffusion, Process)
+}  # what a card may ask to be constructed, by `_target_`: nothing else is
+
+_CALLED = {Autoencoder: "an autoencoder", LatentDiffusion: "a diffusion model"}
+Model = TypeVar("Model", Autoencoder, LatentDiffusion)
 
 
 def available() -> list[str]:
@@ -56,17 +66,48 @@ def read_card(model: str | Path) -> dict[str, Any]:
 
 
 def load(model: str | Path) -> Autoencoder:
-    """The model with its weights, ready for use (evaluation mode)."""
-    card = read_card(model)
+    """An autoencoder with its weights, ready for use (evaluation mode)."""
+    return _load(model, Autoencoder)
+
+
+def load_diffusion(model: str | Path) -> tuple[LatentDiffusion, Autoencoder]:
+    """A diffusion model and the autoencoder that its latents are of, ready for use.
+
+    The autoencoder is the one that the card names, a path relative to the card or to the working folder. Raises UserError
+    where its weights are not those that the diffusion model was trained with.
+    """
+    diffusion = _load(model, LatentDiffusion)
+    card, path = read_card(model), find(model)
+    name = card["autoencoder"]
+    beside = path.parent / name
+    autoencoder = load(beside if beside.exists() else name)
+    if fingerprint(autoencoder) != card["autoencoder_weights"]:
+        raise UserError(f"{path}: trained on latents of other weights than those of {name} here: restore or retrain them")
+    return diffusion, autoencoder
+
+
+def _load(model: str | Path, kind: type[Model]) -> Model:
+    card, path = read_card(model), find(model)
+    found = LatentDiffusion if "autoencoder" in card else Autoencoder
+    if found is not kind:
+        raise UserError(f"model {model}: {_CALLED[found]}, where {_CALLED[kind]} is needed; see `ophio models`")
     try:
-        autoencoder = Autoencoder(**card["arguments"])
+        module = _build(card["arguments"]) if kind is LatentDiffusion else Autoencoder(**card["arguments"])
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise UserError(f"{find(model)}: describes no model that this ophio knows ({error})") from None
-    load_weights(autoencoder, model)
-    return autoencoder.eval()
+        raise UserError(f"{path}: describes no model that this ophio knows ({error})") from None
+    load_weights(module, model)
+    return module.eval()
 
 
-def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
+def _build(spec: Any) -> Any:
+    """Constructs `_target_` of a nested description, from the classes in KNOWN alone."""
+    if not isinstance(spec, Mapping):
+        return spec
+    arguments = {key: _build(value) for key, value in spec.items() if key != "_target_"}
+    return KNOWN[spec["_target_"]](**arguments) if "_target_" in spec else arguments
+
+
+def load_weights(module: nn.Module, model: str | Path) -> None:
     """Replaces the weights. Raises UserError where they are broken, of another architecture, or not the card's."""
     card = read_card(model)
     path = find(model).with_suffix(".safetensors")
@@ -76,7 +117,7 @@ def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
     except (OSError, SafetensorError) as error:
         advice = "incomplete or damaged, copy or train them again"
         raise UserError(f"{path}: weights cannot be read ({error}): {advice}") from None
-    expected = autoencoder.state_dict()
+    expected = module.state_dict()
     shapes = {key: tuple(value.shape) for key, value in expected.items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     odd = sorted(key for key in shapes | found if shapes.get(key) != found.get(key))
@@ -85,20 +126,20 @@ def load_weights(autoencoder: Autoencoder, model: str | Path) -> None:
         raise UserError(f"{path}: weights of another architecture ({first}; {len(odd)} tensors differ in all)")
     if card.get("weights_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise UserError(f"{path}: not the weights that {find(model).name} describes: copy both files, or train again")
-    autoencoder.load_state_dict(weights)
+    module.load_state_dict(weights)
 
 
-def save(autoencoder: Autoencoder, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model") -> None:
+def save(module: nn.Module, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model") -> None:
     """Writes folder/NAME.safetensors and folder/NAME.json; each appears complete or not at all.
 
-    `arguments`: those `autoencoder` was constructed with.
+    `arguments`: those `module` was constructed with.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = serialise_weights({key: value.contiguous().cpu() for key, value in autoencoder.state_dict().items()})
+    data = serialise_weights({key: value.contiguous().cpu() for key, value in module.state_dict().items()})
     made = {
         "format": FORMAT,
         "arguments": dict(arguments),
-        "parameters": sum(parameter.numel() for parameter in autoencoder.parameters()),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
     write_whole(folder / f"{name}.safetensors", data)

@@ -1,0 +1,252 @@
+"""The latents of a corpus on disk: encoded once, read by the training of the diffusion model.
+
+    LATENTS/SPLIT.safetensors    nodes of all chains one after another, and what is known of each chain
+    LATENTS/latents.json         format, which autoencoder and corpus made them, statistics of the training split
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ophio.autoencoder import Autoencoder
+from ophio.cloud import Cloud
+from ophio.data.corpus import Corpus
+from ophio.data.datamodule import BatchLoader
+from ophio.data.sampling import Batch, LengthBucketBatchSampler
+from ophio.diffusion.conditions import Conditions
+from ophio.diffusion.standardize import latent_statistics
+from ophio.errors import UserError
+from ophio.files import write_whole
+from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration
+from ophio.protein import Protein, stack
+
+FORMAT = 1
+INDEX = "latents.json"
+NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Padded latents of a batch of chains, and what they are examples of."""
+
+    cloud: Cloud
+    conditions: Conditions
+
+    def to(self, device: torch.device | str, **options) -> "LatentBatch":
+        return LatentBatch(self.cloud.to(device), self.conditions.to(device))
+
+
+class LatentCorpus(Dataset):
+    """The latents of one split, in memory. `corpus[k]` is (Cloud of one chain, residues, (helix, strand)).
+
+    Raises UserError where the folder holds none, or damaged ones.
+    """
+
+    def __init__(self, path: str | Path, split: str):
+        self.path, self.info = Path(path), read_info(path)
+        file = self.path / f"{split}.safetensors"
+        if split not in self.info["splits"]:
+            raise UserError(f"{path}: no split {split!r}; encoded are {', '.join(self.info['splits'])}")
+        try:
+            self.columns = load_file(file)
+            self.offsets = self.columns["offsets"].tolist()
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{file}: damaged or missing ({error}): encode the corpus again") from None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> tuple[Cloud, int, Tensor]:
+        start, stop = self.offsets[index : index + 2]
+        positions, features = self.columns["positions"][start:stop], self.columns["features"][start:stop]
+        mask = torch.ones(stop - start, dtype=torch.bool)
+        return Cloud(positions, features, mask), int(self.columns["num_residues"][index]), self.columns["content"][index]
+
+    @property
+    def num_nodes(self) -> Int[np.ndarray, "n"]:
+        return np.diff(self.offsets)
+
+    def batch(self, indices: Sequence[int], num_nodes: int) -> LatentBatch:
+        """Some chains, padded to `num_nodes`."""
+        clouds, lengths, content = zip(*(self[k] for k in indices), strict=True)
+        shape = (len(indices), num_nodes)
+        padded = Cloud(
+            torch.zeros(*shape, 3),
+            torch.zeros(*shape, *clouds[0].features.shape[1:]),
+            torch.zeros(shape, dtype=torch.bool),
+        )
+        for k, cloud in enumerate(clouds):
+            for target, source in zip(
+                (padded.positions, padded.features, padded.mask), (cloud.positions, cloud.features, cloud.mask), strict=True
+            ):
+                target[k, : cloud.num_nodes] = source
+        return LatentBatch(padded, Conditions(torch.tensor(lengths), torch.stack(content)))
+
+
+class BatchedLatents(Dataset):
+    """`batches[batch]` is a padded `LatentBatch`."""
+
+    def __init__(self, corpus: LatentCorpus, edges: Sequence[int]):
+        self.corpus, self.edges = corpus, edges
+
+    def __getitem__(self, batch: Batch) -> LatentBatch:
+        longest = self.corpus.num_nodes[batch.indices].max()
+        return self.corpus.batch(batch.indices, self.edges[np.searchsorted(self.edges, longest)])
+
+
+class LatentDataModule(lightning.LightningDataModule):
+    """Train and val batches (`LatentBatch`) of the latents at `path`.
+
+    Args:
+        path: made by pipelines/encode_latents.py.
+        max_nodes: nodes in a batch, padding included.
+        node_edges: rising numbers of nodes; a chain is padded to the next one.
+        cluster_balanced: a training epoch draws one chain per cluster30 instead of every chain.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_nodes: int = 1024,
+        node_edges: Sequence[int] = NODE_EDGES,
+        cluster_balanced: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.path, self.max_nodes, self.node_edges = path, max_nodes, list(node_edges)
+        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader("val", shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
+        corpus = LatentCorpus(self.path, split)
+        clusters = corpus.columns["cluster30"].numpy() if shuffle and self.cluster_balanced else None
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = LengthBucketBatchSampler(
+            corpus.num_nodes, self.node_edges, self.max_nodes, clusters, shuffle, self.seed, rank, world_size
+        )
+        return BatchLoader(BatchedLatents(corpus, self.node_edges), sampler, self.num_workers)
+
+
+def read_info(path: str | Path) -> dict:
+    """What latents.json says."""
+    file = Path(path) / INDEX
+    if not file.is_file():
+        raise UserError(f"{path}: no latents here; make them with pipelines/encode_latents.py")
+    try:
+        info = json.loads(file.read_text())
+        info["splits"], info["statistics"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}): encode the corpus again") from None
+    if info["format"] != FORMAT:
+        raise UserError(f"{path}: latents of format {info['format']}, this ophio reads {FORMAT}: encode the corpus again")
+    return info
+
+
+def statistics_of(info: dict) -> dict[str, Tensor]:
+    """`latent_statistics` of the training split."""
+    return {name: torch.tensor(values) for name, values in info["statistics"].items()}
+
+
+def check_fresh(path: str | Path, source: dict) -> None:
+    """Raises UserError, by name, where the latents come from another autoencoder, corpus or choice of chains."""
+    info = read_info(path)
+    for key, value in source.items():
+        if info.get(key) != value:
+            raise UserError(
+                f"{path}: stale: its {key} is {info.get(key)!r}, asked for is {value!r}; "
+                "remove the folder and encode again, or give another one"
+            )
+
+
+@torch.no_grad()
+def encode_corpus(
+    model: Autoencoder, corpus: Corpus, progress: bool = True, batch_residues: int = 4096
+) -> dict[str, Tensor]:
+    """The columns of one split: positions [nodes, 3] (Å, centred chain by chain), features, offsets, facts of chains.
+
+    Chains with masked residues are left out: a generator should not learn gaps.
+    """
+    order = np.argsort(corpus.lengths, kind="stable")
+    parts: list[dict[str, Tensor]] = []
+    with tqdm(total=len(order), unit="chain", disable=None if progress else True) as bar:
+        for batch in _batches(corpus.lengths, order, batch_residues):
+            bar.update(len(batch))
+            whole = [(k, protein) for k in batch if bool((protein := corpus[k].center()).residue_mask.all())]
+            if whole:
+                parts.append(_encode_batch(model, whole, corpus))
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    count = columns.pop("num_nodes")
+    return columns | {"offsets": torch.cat([count.new_zeros(1), count.cumsum(0)])}
+
+
+def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor]]) -> dict:
+    """Writes every split, and latents.json last: a folder without it is unfinished. Returns its content."""
+    output.mkdir(parents=True, exist_ok=True)
+    for split, columns in splits.items():
+        write_whole(output / f"{split}.safetensors", serialise(columns))
+    train = splits["train"]
+    statistics = latent_statistics(train["positions"], train["features"])
+    info = {
+        "format": FORMAT,
+        **source,
+        "splits": {split: len(columns["num_residues"]) for split, columns in splits.items()},
+        "statistics": {name: value.tolist() for name, value in statistics.items()},
+        "bands": _bands(train),
+        "lengths": [int(train["num_residues"].min()), int(train["num_residues"].max())],
+    }
+    write_whole(output / INDEX, (json.dumps(info, indent=1) + "\n").encode())
+    return info
+
+
+def _batches(lengths: np.ndarray, order: np.ndarray, batch_residues: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for k in order.tolist():
+        if batch and (len(batch) + 1) * int(lengths[k]) > batch_residues:
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch
+
+
+def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpus: Corpus) -> dict[str, Tensor]:
+    chosen, proteins = zip(*numbered, strict=True)
+    device = next(model.parameters()).device
+    batch = stack(proteins)
+    cloud = model.encode(batch.to(device)).map(lambda t: t.cpu()).cloud.center()
+    return {
+        "positions": cloud.positions[cloud.mask],
+        "features": cloud.features[cloud.mask],
+        "num_nodes": cloud.mask.sum(-1),
+        "num_residues": torch.tensor([protein.num_residues for protein in proteins]),
+        "content": torch.tensor([helix_strand_content(protein) for protein in proteins]),
+        "radius_of_gyration": radius_of_gyration(batch.positions, batch.atom_mask),
+        "cluster30": torch.from_numpy(corpus.clusters[list(chosen)].astype(np.int64)),
+    }
+
+
+def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
+    """10, 50 and 90 % quantiles of helix and strand content and of the radius of gyration over N^0.38 (Å)."""
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    helix, strand = columns["content"].unbind(-1)
+    compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
+    values = {"helix": helix, "strand": strand, "compactness": compactness}
+    return {name: value.quantile(levels).tolist() for name, value in values.items()}

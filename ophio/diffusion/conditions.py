@@ -1,0 +1,38 @@
+"""What a sample is asked to be."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of a batch of proteins: how long they are and, where asked for, how much helix and strand they have."""
+
+    num_residues: Int[Tensor, "batch"]
+    content: Float[Tensor, "batch 2"]  # fraction of residues in helix and in strand; NaN where nothing is asked
+
+    @classmethod
+    def of_lengths(
+        cls, num_residues: Int[Tensor, "batch"], helix: float = torch.nan, strand: float = torch.nan
+    ) -> "Conditions":
+        """The same content, NaN for any, for proteins of the given lengths."""
+        content = torch.tensor([helix, strand], device=num_residues.device).expand(len(num_residues), 2)
+        return cls(num_residues, content)
+
+    def to(self, device: torch.device | str) -> "Conditions":
+        return Conditions(self.num_residues.to(device), self.content.to(device))
+
+    def forget(self, probability: float) -> "Conditions":
+        """Content is left open: both fractions with this probability, and either one with as much again."""
+        draws = torch.rand(len(self.content), 3, device=self.content.device) < probability
+        return Conditions(self.num_residues, self.content.masked_fill(draws[:, :1] | draws[:, 1:], torch.nan))
+
+    def without_content(self) -> "Conditions":
+        return Conditions(self.num_residues, torch.full_like(self.content, torch.nan))
+
+    @property
+    def asks_content(self) -> bool:
+        return bool(self.content.isfinite().any())

@@ -1,0 +1,224 @@
+"""The denoiser: an SO(3)-equivariant transformer over the few nodes of a latent."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ophio.cloud import Cloud
+from ophio.diffusion.conditions import Conditions
+from ophio.irreps import Linear, join, pad_degrees, solid_harmonics, split
+from ophio.layers import EquivariantNorm, SelfInteraction
+
+RADIAL = 16  # radial functions of a distance
+REACH = 32  # nodes along the chain that relative positions tell apart
+LENGTH_UNIT = 100.0  # residues
+
+
+class Denoiser(nn.Module):
+    """Noisy latent, noise level and conditions to what the process predicts (`diffusion.process`).
+
+    Every block attends over all nodes, with the geometry of each pair in logits and messages, and lets each node's
+    features interact (the paper's self-interaction). Noise level, length and content enter as scalars. A previous
+    estimate of the clean Cloud may come along (self-conditioning, Chen et al. 2022, arXiv:2208.04202).
+
+    Args:
+        latent_channels, latent_lmax: of the autoencoder's latent.
+        channels: width of the features inside.
+        lmax: highest degree inside.
+        depth: blocks.
+        heads: of the attention; divides `channels`.
+        pair_channels: width of what is known of a pair of nodes.
+    """
+
+    def __init__(
+        self,
+        latent_channels: int,
+        latent_lmax: int = 1,
+        channels: int = 128,
+        lmax: int = 1,
+        depth: int = 8,
+        heads: int = 8,
+        pair_channels: int = 32,
+    ):
+        super().__init__()
+        if not 1 <= max(1, latent_lmax) <= lmax:
+            raise ValueError(f"lmax {lmax}: the denoiser needs at least 1 and the latent's highest degree {latent_lmax}")
+        self.latent_channels, self.latent_lmax, self.lmax = latent_channels, latent_lmax, lmax
+        self.condition = ConditionEmbedding(channels)
+        self.order = nn.Linear(2 * len(_FREQUENCIES) * 2, channels)
+        # both clouds' features, and in degree 1 their positions
+        widths = [2 * latent_channels + 2 * (degree == 1) for degree in range(max(1, latent_lmax) + 1)]
+        self.embed = Linear(widths, channels)
+        self.pair = PairEmbedding(pair_channels)
+        self.blocks = nn.ModuleList(DenoiserBlock(lmax, channels, heads, pair_channels) for _ in range(depth))
+        self.norm = EquivariantNorm(lmax, channels)
+        self.out = Linear([channels] * (lmax + 1), latent_channels + 1, out_lmax=max(1, latent_lmax), gain=0.3)
+
+    def forward(
+        self,
+        noisy: Cloud,
+        noise_level: Float[Tensor, "batch"],
+        conditions: Conditions,
+        previous: Cloud | None = None,
+    ) -> Cloud:
+        """`noisy`, `previous`: centred, of about unit variance. `noise_level`: any smooth measure of it, of order 1."""
+        previous = noisy * 0.0 if previous is None else previous
+        features = self._embed(noisy, previous)
+        order = self.order(_chain_order(noisy.mask).to(features.dtype))
+        features = features + pad_degrees(order[..., None, :], self.lmax)
+        condition = self.condition(noise_level, conditions)
+        pairs = Pairs(noisy, previous, self.pair, self.lmax)
+        for block in self.blocks:
+            features = block(features, noisy, condition, pairs)
+        out = self.out(split(self.norm(features)))
+        latent = pad_degrees(out[..., :-1], self.latent_lmax)
+        return Cloud(out[..., 1:4, -1], latent, noisy.mask).center()
+
+    def _embed(self, noisy: Cloud, previous: Cloud) -> Tensor:
+        lmax = max(1, self.latent_lmax)
+        parts = list(split(pad_degrees(torch.cat([noisy.features, previous.features], dim=-1), lmax)))
+        positions = torch.stack([noisy.positions, previous.positions], dim=-1)
+        parts[1] = torch.cat([parts[1], positions], dim=-1)
+        return pad_degrees(self.embed(parts), self.lmax)
+
+
+class DenoiserBlock(nn.Module):
+    """Attention over the nodes, then self-interaction; the condition scales what enters and shifts the scalars."""
+
+    def __init__(self, lmax: int, channels: int, heads: int, pair_channels: int):
+        super().__init__()
+        self.channels = channels
+        self.norm = EquivariantNorm(lmax, channels, affine=False)
+        self.modulation = nn.Linear(channels, (lmax + 3) * channels)
+        self.attention = PairAttention(lmax, channels, heads, pair_channels)
+        self.interaction = SelfInteraction(lmax, channels)
+
+    def forward(self, features: Tensor, cloud: Cloud, condition: Tensor, pairs: "Pairs") -> Tensor:
+        shift, late_shift, *scales = self.modulation(condition)[:, None, None].split(self.channels, dim=-1)
+        parts = [part * (1 + scale) for part, scale in zip(split(self.norm(features)), scales, strict=True)]
+        parts[0] = parts[0] + shift
+        features = features + self.attention(join(parts), pairs)
+        scalars, *rest = split(features)
+        cloud = cloud.replace(features=join([scalars + late_shift, *rest]))
+        return self.interaction(cloud).features
+
+
+class PairAttention(nn.Module):
+    """Multi-head attention whose logits and messages know where nodes lie relative to each other.
+
+    Logits: inner products of queries and keys over all components (invariant), a bias for each pair, and the component
+    of the pair's direction along a vector of either node. Messages: values, and harmonics of the direction weighted by
+    the pair and the sender's scalars.
+
+    Args:
+        lmax, channels, heads: of the features; `heads` divides `channels`.
+        pair_channels: of `Pairs.features`.
+        edge_channels: harmonics of each degree in a message; a multiple of `heads`.
+    """
+
+    def __init__(self, lmax: int, channels: int, heads: int, pair_channels: int, edge_channels: int = 32):
+        super().__init__()
+        if channels % heads or edge_channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels and {edge_channels} edge channels")
+        self.heads, self.edge_channels = heads, edge_channels
+        self.query_key_value = Linear([channels] * (lmax + 1), 3 * channels, bias=False)
+        self.pointers = nn.Linear(channels, 2 * heads, bias=False)  # one vector a head for query and key
+        self.bias = nn.Linear(pair_channels, heads)
+        self.radial = nn.Linear(pair_channels, edge_channels)
+        self.sender = nn.Linear(channels, edge_channels)
+        self.out = Linear([channels + edge_channels] * (lmax + 1), channels, gain=0.5)
+
+    def forward(self, features: Float[Tensor, "batch n S C"], pairs: "Pairs") -> Float[Tensor, "batch n S C"]:
+        batch, nodes, components, channels = features.shape
+        mapped = self.query_key_value(split(features))
+        query, key, value = rearrange(mapped, "b n s (three h d) -> three b h n (s d)", three=3, h=self.heads)
+        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + self._geometric_logits(features, pairs)
+        weights = logits.masked_fill(~pairs.real[:, None, None, :], -torch.inf).softmax(-1)
+        values = rearrange(weights @ value, "b h n (s d) -> b n s (h d)", s=components)
+        edges = self.radial(pairs.features) * self.sender(features[:, :, 0])[:, None]
+        edges = edges.unflatten(-1, (self.heads, -1)) * rearrange(weights, "b h i j -> b i j h 1")
+        directions = pairs.harmonics.transpose(-1, -2) @ edges.flatten(-2)  # sum over j: [b, i, s, edge]
+        return self.out(split(torch.cat([values, directions], dim=-1)))
+
+    def _geometric_logits(self, features: Tensor, pairs: "Pairs") -> Tensor:
+        of_query, of_key = self.pointers(features[:, :, 1:4]).chunk(2, dim=-1)  # [b, n, 3, h]
+        direction = pairs.harmonics[..., 1:4]
+        along_query = direction @ of_query  # [b, i, j, h]
+        along_key = (direction.transpose(1, 2) @ of_key).transpose(1, 2)
+        return rearrange(self.bias(pairs.features) + along_query + along_key, "b i j h -> b h i j")
+
+
+class Pairs:
+    """What is known of every pair of nodes, for all blocks: invariant features, harmonics of the direction, who is real."""
+
+    def __init__(self, noisy: Cloud, previous: Cloud, embedding: "PairEmbedding", lmax: int):
+        vectors = noisy.positions[:, None] - noisy.positions[:, :, None]
+        expected = previous.positions[:, None] - previous.positions[:, :, None]
+        # directions where they are best known: inside the unit ball, smooth at 0
+        self.harmonics = solid_harmonics(_squash(vectors), lmax) + solid_harmonics(_squash(expected), lmax)
+        self.features = embedding(vectors, expected)
+        self.real = noisy.mask
+
+
+class PairEmbedding(nn.Module):
+    """Distances in the noisy and in the previous Cloud, the angle between the two, and separation along the chain."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.separation = nn.Embedding(2 * REACH + 1, channels)
+        self.distances = nn.Linear(2 * RADIAL + 1, channels)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(channels, channels), nn.SiLU())
+
+    def forward(
+        self, noisy: Float[Tensor, "batch n n 3"], previous: Float[Tensor, "batch n n 3"]
+    ) -> Float[Tensor, "batch n n P"]:
+        node = torch.arange(noisy.shape[1], device=noisy.device)
+        separation = (node[None] - node[:, None]).clamp(-REACH, REACH) + REACH
+        agreement = (_squash(noisy) * _squash(previous)).sum(-1, keepdim=True)
+        known = torch.cat([_radial(noisy), _radial(previous), agreement], dim=-1)
+        return self.mlp(self.separation(separation) + self.distances(known))
+
+
+class ConditionEmbedding(nn.Module):
+    """Noise level, length and, where asked for, secondary-structure content, as one vector."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * len(_LEVELS) + 2 + 4, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+        )
+
+    def forward(self, noise_level: Float[Tensor, "batch"], conditions: Conditions) -> Float[Tensor, "batch D"]:
+        phase = noise_level[:, None] * _LEVELS.to(noise_level)
+        length = conditions.num_residues.to(noise_level) / LENGTH_UNIT
+        known = conditions.content.isfinite()
+        content = conditions.content.nan_to_num(0.0).to(noise_level)
+        parts = [phase.sin(), phase.cos(), length[:, None], length.log()[:, None], content, known.to(noise_level)]
+        return self.mlp(torch.cat(parts, dim=-1))
+
+
+_FREQUENCIES = math.pi * 2.0 ** -torch.arange(8)  # of the place in a chain: periods of 2 to 256 nodes
+_LEVELS = math.pi * 2.0 ** torch.arange(-2.0, 4.0)  # of the noise level
+
+
+def _chain_order(mask: Tensor) -> Float[Tensor, "batch n F"]:
+    """Where a node stands, counted from either end of its chain."""
+    node = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    from_end = mask.sum(-1, keepdim=True) - 1 - node
+    phase = torch.stack([node, from_end], dim=-1)[..., None] * _FREQUENCIES.to(mask.device)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
+
+
+def _squash(vectors: Tensor) -> Tensor:
+    return vectors * (1 + vectors.square().sum(-1, keepdim=True)).rsqrt()
+
+
+def _radial(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch R"]:
+    """Gaussians of the distance, from 0 to 6 standard deviations of a coordinate, wider where it is larger."""
+    distance = (vectors.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    centres = 6.0 * torch.linspace(0, 1, RADIAL, device=vectors.device, dtype=vectors.dtype) ** 1.5
+    widths = 0.25 + 0.1 * centres
+    return torch.exp(-0.5 * ((distance - centres) / widths).square())

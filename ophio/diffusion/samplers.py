@@ -1,0 +1,100 @@
+"""Samplers: from noise to Clouds. Each is one function named for its algorithm.
+
+All take
+
+    denoise(x, sigma) -> Cloud   estimate of the clean Cloud; sigma is a number
+    x                            noise of standard deviation sigmas[0]
+    sigmas [steps + 1]           falling noise levels, the last one 0
+    draw() -> Cloud              fresh standard noise, centred
+
+`noise_scale` below 1 makes the random steps smaller than the theory wants: samples of higher quality and less diversity.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ophio.cloud import Cloud
+
+Denoise = Callable[[Cloud, float], Cloud]
+Draw = Callable[[], Cloud]
+
+
+def ddpm(
+    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0
+) -> Cloud:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2): every step draws from the posterior q(x_next | x, denoised)."""
+    for sigma, following in pairwise(sigmas.tolist()):
+        denoised = denoise(x, sigma)
+        kept = (following / sigma) ** 2
+        x = denoised + (x - denoised) * kept
+        x = x + draw() * (noise_scale * following * math.sqrt(1 - kept))
+    return x
+
+
+def ddim(
+    denoise: Denoise,
+    x: Cloud,
+    sigmas: Float[Tensor, "levels"],
+    draw: Draw,
+    noise_scale: float = 1.0,
+    eta: float = 0.0,
+) -> Cloud:
+    """Song et al. 2021 (arXiv:2010.02502, equation 12): deterministic for eta 0, ancestral sampling for eta 1."""
+    for sigma, following in pairwise(sigmas.tolist()):
+        denoised = denoise(x, sigma)
+        fresh = eta * following * math.sqrt(1 - (following / sigma) ** 2)
+        x = denoised + (x - denoised) * (math.sqrt(following**2 - fresh**2) / sigma)
+        if eta:
+            x = x + draw() * (noise_scale * fresh)
+    return x
+
+
+def heun(
+    denoise: Denoise,
+    x: Cloud,
+    sigmas: Float[Tensor, "levels"],
+    draw: Draw,
+    noise_scale: float = 1.0,
+    churn: float = 0.0,
+    churn_min: float = 0.05,
+    churn_max: float = 10.0,
+) -> Cloud:
+    """Second-order steps (Karras et al. 2022, algorithm 2). Evaluates `denoise` twice a step, once in the last.
+
+    `churn` raises the noise before steps between `churn_min` and `churn_max`, by that over the number of steps.
+    """
+    rise = min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
+    for sigma, following in pairwise(sigmas.tolist()):
+        if rise and churn_min <= sigma <= churn_max:
+            raised = sigma * (1 + rise)
+            x = x + draw() * (noise_scale * math.sqrt(raised**2 - sigma**2))
+            sigma = raised
+        slope = (x - denoise(x, sigma)) * (1 / sigma)
+        euler = x + slope * (following - sigma)
+        if following == 0:
+            return euler
+        slope = (slope + (euler - denoise(euler, following)) * (1 / following)) * 0.5
+        x = x + slope * (following - sigma)
+    return x
+
+
+def euler_flow(
+    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0
+) -> Cloud:
+    """Euler steps along the flow x_t = (1 - t) x_0 + t noise, t = sigma / (1 + sigma), with velocity (x_t - x_0) / t.
+
+    Deterministic: `draw` and `noise_scale` are there for the common signature.
+    """
+    times = sigmas / (1 + sigmas)
+    x = x * (1 - float(times[0]))
+    for (t, following), sigma in zip(pairwise(times.tolist()), sigmas.tolist()):
+        denoised = denoise(x * (1 / (1 - t)), sigma)
+        x = x + (x - denoised) * ((following - t) / t)
+    return x
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "euler_flow": euler_flow}

@@ -1,0 +1,158 @@
+"""New proteins: noise -> latent -> atoms."""
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ophio.autoencoder import Autoencoder, Latent
+from ophio.cloud import Cloud
+from ophio.diffusion import Conditions, LatentDiffusion
+from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration, valid_residues, validity_report
+from ophio.protein import NO_INSERTION, Protein
+
+ATTEMPTS = 5  # draws before a sample is given up
+FARTHEST = 1000.0  # Å from the origin: a sample that reaches there has diverged
+
+
+class DivergedSample(UserWarning):
+    """A sample was not finite and has been drawn again."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How to sample.
+
+    Args:
+        sampler: a name in `ophio.diffusion.samplers.SAMPLERS`; `options` are its own further arguments.
+        steps: of the sampler; "heun" evaluates the network twice a step.
+        noise_scale: below 1 for fewer surprises.
+        helix, strand: fractions asked for; NaN for any.
+        guidance: how far to follow them, 1 as trained.
+    """
+
+    sampler: str = "heun"
+    steps: int = 20
+    noise_scale: float = 1.0
+    helix: float = float("nan")
+    strand: float = float("nan")
+    guidance: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated protein, or None where every attempt diverged, and how it came about."""
+
+    protein: Protein | None
+    length: int
+    seed: int
+    attempts: int
+    seconds: float  # of its batch, divided by the samples in it
+
+
+def generate(
+    diffusion: LatentDiffusion,
+    autoencoder: Autoencoder,
+    lengths: Sequence[int],
+    seeds: Iterable[int],
+    settings: SamplerSettings,
+) -> list[Sample]:
+    """One batch of samples of the given lengths (residues), with all their atoms.
+
+    A sample depends on its seed and, through rounding alone, on what shares its batch. One that is not finite, or ends
+    farther than 1000 Å away, is drawn again with a `DivergedSample` warning, up to five times in all.
+    """
+    lengths, seeds = list(lengths), list(seeds)
+    started, samples = time.perf_counter(), [None] * len(lengths)
+    waiting, attempt = list(range(len(lengths))), 0
+    attempts = [0] * len(lengths)
+    while waiting and attempt < ATTEMPTS:
+        generators = [_generator(seeds[k], attempt) for k in waiting]
+        proteins = _draw(diffusion, autoencoder, [lengths[k] for k in waiting], generators, settings)
+        attempt += 1
+        again = []
+        for k, protein in zip(waiting, proteins, strict=True):
+            attempts[k] = attempt
+            if _sound(protein):
+                samples[k] = protein.replace(name=f"sample with seed {seeds[k]}")
+            else:
+                again.append(k)
+                warnings.warn(
+                    f"sample of {lengths[k]} residues, seed {seeds[k]}: diverged in attempt {attempt}", DivergedSample, 2
+                )
+        waiting = again
+    seconds = (time.perf_counter() - started) / max(1, len(lengths))
+    return [Sample(*parts, seconds) for parts in zip(samples, lengths, seeds, attempts, strict=True)]
+
+
+def latent_of(cloud: Cloud, residue_mask: Bool[Tensor, "batch L"]) -> Latent:
+    """A latent Cloud with residues numbered from 1."""
+    numbers = torch.arange(1, residue_mask.shape[-1] + 1, device=residue_mask.device).expand(residue_mask.shape)
+    return Latent(cloud, residue_mask, numbers, torch.full_like(numbers, NO_INSERTION))
+
+
+@torch.no_grad()
+def _draw(
+    diffusion: LatentDiffusion,
+    autoencoder: Autoencoder,
+    lengths: Sequence[int],
+    generators: list[torch.Generator],
+    settings: SamplerSettings,
+) -> list[Protein]:
+    device = next(diffusion.parameters()).device
+    count = torch.tensor(lengths, device=device)
+    residue_mask = torch.arange(max(lengths), device=device) < count[:, None]
+    node_mask = autoencoder.masks(residue_mask)[-1]
+    conditions = Conditions.of_lengths(count, settings.helix, settings.strand)
+    cloud = diffusion.sample(
+        node_mask,
+        conditions,
+        generators,
+        settings.sampler,
+        settings.steps,
+        settings.noise_scale,
+        settings.guidance,
+        settings.options,
+    )
+    protein = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu())
+    return protein.unstack(lengths)
+
+
+def _generator(seed: int, attempt: int) -> torch.Generator:
+    stream = np.random.SeedSequence((seed, attempt)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(stream[0]) >> 1)
+
+
+def _sound(protein: Protein) -> bool:
+    return bool((protein.positions.abs() < FARTHEST).all())  # False for NaN too
+
+
+def report_of(protein: Protein) -> dict[str, float]:
+    """What a sample looks like by itself: validity, secondary structure, size. Lengths in Å, fractions in 0..1."""
+    batch = protein.map(lambda t: t[None])
+    values = {name: float(value) for name, value in validity_report(batch).items()}
+    helix, strand = helix_strand_content(protein)
+    radius = float(radius_of_gyration(batch.positions, batch.atom_mask))
+    return values | {
+        "valid_residues": float(valid_residues(batch.positions, batch.atom_mask)),
+        "radius_of_gyration": radius,
+        "compactness": radius / protein.num_residues**COMPACT_EXPONENT,
+        "helix": helix,
+        "strand": strand,
+    }
+
+
+def sample_statistics(proteins: Sequence[Protein]) -> dict[str, float]:
+    """Means of `report_of` over samples, and the share of samples with strand."""
+    reports = [report_of(protein) for protein in proteins]
+    if not reports:
+        return {}
+    means = {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
+    return means | {"with_strand": float(np.mean([report["strand"] >= 0.2 for report in reports]))}

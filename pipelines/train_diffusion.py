@@ -1,0 +1,71 @@
+"""Latents of a corpus -> a trained diffusion model.
+
+    python pipelines/train_diffusion.py experiment=mini_diffusion data.path=LATENTS
+
+Reads `data.path` (made by pipelines/encode_latents.py with `autoencoder`); writes the folder `output`: last.ckpt, logs,
+and at the end model.safetensors with its card model.json. After an interruption of any kind, the same command goes on
+from last.ckpt. Options: configs/diffusion/train_diffusion.yaml.
+"""
+
+from pathlib import Path
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ophio.config import pipeline
+from ophio.data.latents import check_fresh, read_info, statistics_of
+from ophio.latents import fingerprint
+from ophio.lightning.diffusion import DiffusionModule
+from ophio.lightning.run import fit
+from ophio.pretrained import load, load_weights, save
+
+
+@pipeline("diffusion/train_diffusion")
+def main(
+    model: DictConfig,
+    data: DictConfig,
+    trainer: DictConfig,
+    optimizer: DictConfig,
+    name: str,
+    output: str,
+    autoencoder: str,
+    init: str | None,
+    seed: int,
+    total_steps: int,
+    warmup_steps: int,
+    ema_decay: float,
+    checkpoint_every: int,
+    forget_content: float,
+    sample_lengths: list[int],
+) -> None:
+    config = OmegaConf.to_container(OmegaConf.create(locals()), resolve=True)  # all options, as they were composed
+    lightning.seed_everything(seed, workers=True, verbose=False)
+    decoder, info = load(autoencoder), read_info(data.path)
+    check_fresh(data.path, {"autoencoder": fingerprint(decoder)})
+    diffusion = instantiate(model)
+    if init is not None:
+        load_weights(diffusion, init)
+    diffusion.set_statistics(statistics_of(info))
+    module = DiffusionModule(
+        diffusion, decoder, instantiate(optimizer), warmup_steps, total_steps, forget_content, sample_lengths
+    )
+    facts = fit(module, instantiate(data), trainer, Path(output), config, ema_decay, checkpoint_every)
+    if facts is not None:
+        card = {
+            "name": name,
+            "autoencoder": autoencoder,
+            "autoencoder_weights": info["autoencoder"],
+            "corpus": info["corpus_name"],
+            "lengths": info["lengths"],
+            "bands": info["bands"],
+            "steps": total_steps,
+            "seed": seed,
+        }
+        save(diffusion, config["model"], Path(output), card | facts)
+        reached = ", ".join(f"{key} {value:.3g}" for key, value in facts["validation"].items() if value is not None)
+        print(f"{output}/model.safetensors: step {total_steps}; {reached or 'not validated'}")
+
+
+if __name__ == "__main__":
+    main()
