@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ophio",
         description="Protein structures in a compressed, equivariant latent space.",
-        epilog="Example: ophio reconstruct 1abc.cif structures/ --out reconstructed",
+        epilog="Example: ophio sample --num 16 --length 64 --out samples",
     )
     parser.add_argument("--version", action="version", version=f"ophio {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog)
         added.set_defaults(run=run)
         return added
+
+    sample = command(
+        "sample", _sample, "new proteins: noise -> latents -> structures",
+        "Writes a structure with all atoms for each sample, samples.jsonl (what each is like), samples.fasta and "
+        "index.html. Samples that are in the folder already are kept, so an interrupted run goes on.",
+    )  # fmt: skip
+    _sample_options(sample)
 
     made = "A file that cannot be done is named with the reason; the others are done, the exit status is 2."
     reconstruct = command(
@@ -69,6 +76,40 @@ def _parser() -> argparse.ArgumentParser:
 
     command("models", _models, "released models")
     return parser
+
+
+def _sample_options(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, default, help: str, **more) -> None:
+        parser.add_argument(name, default=default, help=help, **more)
+
+    add("--num", 16, "samples (default: 16)", type=int, metavar="N")
+    add("--length", "64", "residues, or a range: 50-100 (default: 64)", metavar="L")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
+    add("--seed", 0, "of the random numbers; the same seed gives the same samples (default: 0)", type=int)
+    add("--steps", None, "of the sampler (default: what the model was released with)", type=int, metavar="N")
+    add("--sampler", None, "algorithm (default: likewise)", choices=["heun", "ddim", "ddpm", "euler_flow"])
+    add("--noise-scale", None, "below 1: better and less diverse samples (default: likewise)", type=float, metavar="X")
+    add("--helix", float("nan"), "fraction of helix to aim at, 0-1 (default: any)", type=float, metavar="X")
+    add("--strand", float("nan"), "fraction of strand to aim at, 0-1 (default: any)", type=float, metavar="X")
+    add("--guidance", 1.0, "how far to follow --helix and --strand; 1 is as trained (default: 1)", type=float, metavar="X")
+    parser.add_argument(
+        "--idealize", action="store_true", help="restore bond lengths and angles by small moves after decoding"
+    )
+    add("--batch-size", 16, "samples made at a time (default: 16)", type=int, metavar="N")
+    add("--model", "mini_diffusion", "diffusion model (default: mini_diffusion)", metavar="NAME|PATH")
+    add("--device", "cpu", "cpu, cuda, cuda:1, ... (default: cpu)")
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from ophio.samples import collect, prepare, summary
+
+    _check_device(options.device)
+    asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
+    asked |= {"helix": options.helix, "strand": options.strand, "guidance": options.guidance}
+    run = prepare(options.model, options.num, options.length, options.seed, options.out, asked, options.idealize)
+    run.to(options.device).fill(options.batch_size)
+    print(summary(collect(options.out, run.items), options.out))
+    return 0
 
 
 def _structure_options(parser: argparse.ArgumentParser) -> None:
@@ -194,15 +235,19 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _load(name: str, device: str):
-    import torch
-
     from ophio.pretrained import load
+
+    _check_device(device)
+    return load(name).to(device)
+
+
+def _check_device(device: str) -> None:
+    import torch
 
     try:
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return load(name).to(device)
 
 
 def _read(path: Path, options: argparse.Namespace):

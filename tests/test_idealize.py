@@ -134,12 +134,13 @@ def test_handedness_is_kept_and_restored(native):
     swapped = native.positions.clone()
     leucines = native.residue_type == TYPE_OF["LEU"]
     swapped[leucines, 6], swapped[leucines, 7] = native.positions[leucines, 7], native.positions[leucines, 6]
+    swapped[40, CB] = 2 * swapped[40, CA] - swapped[40, CB]
+    threonine = (native.residue_type == TYPE_OF["THR"]).nonzero()[0, 0]
+    swapped[threonine, 5], swapped[threonine, 6] = native.positions[threonine, 6], native.positions[threonine, 5]
     rough = noisy(native.with_positions(swapped), 0.1)
-    flat = rough.positions.clone()
-    flat[40, CB] = 2 * flat[40, CA] - flat[40, CB]
-    rough = rough.with_positions(flat)
     finished = idealize(rough)
     assert of(chirality_errors, rough) >= 1 and of(chirality_errors, finished) == 0
+    assert (hand(rough, "THR", "CB CA OG1 CG2") < 0).sum() == 1
     assert (hand(finished, "ILE", "CB CA CG1 CG2") > 2).all() and (hand(finished, "THR", "CB CA OG1 CG2") > 2).all()
     assert (hand(native, "LEU", "CG CB CD2 CD1") > 2).all() and (hand(finished, "LEU", "CG CB CD2 CD1") < -2).all()
     assert (hand(finished, "VAL", "CB CA CG2 CG1") > 2).all()

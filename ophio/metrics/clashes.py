@@ -51,7 +51,7 @@ def _count(
     """Clashes of one protein. Few pairs are close, so only those are looked at in detail."""
     points = positions[mask]
     residue, slot = mask.nonzero().unbind(-1)
-    i, j = _close_pairs(points, 2 * OVERLAP * max(VDW_RADIUS.values()))
+    i, j = close_pairs(points, 2 * OVERLAP * max(VDW_RADIUS.values()))
     later = residue[j] > residue[i]
     i, j = i[later], j[later]
     radius, to_c, to_n, sulfur = (
@@ -63,7 +63,7 @@ def _count(
     return (overlap & ~exempt).sum()
 
 
-def _close_pairs(points: Float[Tensor, "n 3"], cutoff: float) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+def close_pairs(points: Float[Tensor, "n 3"], cutoff: float) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
     """Pairs (i, j) within the cutoff, and a few beyond it."""
     points = points - points.mean(0)
     blocks, size = [], max(1, CHUNK // max(1, len(points)))

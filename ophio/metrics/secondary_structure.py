@@ -1,8 +1,8 @@
 """Helix, strand and coil from the CA trace: P-SEA (Labesse et al. 1997), as biotite has it.
 
 P-SEA reads CA atoms only, so it needs no hydrogen bonds and also works on what a generator makes. It is not DSSP: the
-two agree on about four residues in five, and P-SEA marks less strand (18 % where DSSP has 25 %, on 50 chains), so compare
-its numbers with its own numbers. It hardly tells a left-handed helix from a right-handed one: see
+two agree on about four residues in five, and P-SEA marks less strand (18 % where DSSP has 25 %, on 50 chains), so
+compare its numbers with its own numbers. It hardly tells a left-handed helix from a right-handed one: see
 `left_handed_helices`. About 1.5 ms a chain of 100 residues on one core.
 """
 

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ophio.constants import CA
 
-COMPACT_EXPONENT = 0.38  # radii of gyration of globular chains grow as N^0.38 (Skolnick et al. 1997), about 2.2 N^0.38 Å
+COMPACT_EXPONENT = 0.38
+"""Radii of gyration of globular chains grow as N^0.38 (Skolnick et al. 1997): about 2.2 N^0.38 Å."""
 
 
 def radius_of_gyration(

@@ -1,0 +1,256 @@
+"""A folder of generated proteins: what will be in it, filling it, going on after an interruption.
+
+    SAMPLES/sample_00001.pdb ...   all atoms of one protein each
+    SAMPLES/samples.jsonl          one line a sample: sequence, seed, length, seconds, validity; failed ones too
+    SAMPLES/samples.fasta          the sequences
+    SAMPLES/index.html             the first of them to look at
+    SAMPLES/settings.json          how they were made; a folder holds samples of one kind
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ophio.autoencoder import Autoencoder
+from ophio.diffusion import LatentDiffusion
+from ophio.diffusion.samplers import SAMPLERS
+from ophio.errors import UserError
+from ophio.files import write_whole
+from ophio.idealize import idealize
+from ophio.io import read_structure, write_structure
+from ophio.pages import grid_page
+from ophio.pretrained import load_diffusion, read_card
+from ophio.sampling import Sample, SamplerSettings, generate, report_of
+
+SHORTEST, LONGEST = 10, 5000  # residues
+SHOWN = 16  # samples in index.html
+RECORDS, SETTINGS = "samples.jsonl", "settings.json"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample to make: its number from 1, its length in residues, and the seed of its random numbers."""
+
+    number: int
+    length: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"sample_{self.number:05d}"
+
+
+def plan(num: int, shortest: int, longest: int, seed: int) -> list[Item]:
+    """`num` samples of lengths drawn evenly from shortest..longest. Sample k is the same for any `num`.
+
+    Raises UserError for lengths that no chain has.
+    """
+    if num < 1:
+        raise UserError(f"num={num}: give a number of samples, at least 1")
+    if not SHORTEST <= shortest <= longest <= LONGEST:
+        asked = shortest if shortest == longest else f"{shortest}-{longest}"
+        raise UserError(f"length {asked}: give residues, or a rising range of them, within {SHORTEST}-{LONGEST}")
+
+    def item(number: int) -> Item:
+        stream = np.random.default_rng((seed, number))
+        return Item(number, int(stream.integers(shortest, longest + 1)), int(stream.integers(2**62)))
+
+    return [item(number) for number in range(1, num + 1)]
+
+
+def length_range(text: str | int) -> tuple[int, int]:
+    """Of "64" or "50-100"."""
+    first, dash, last = str(text).partition("-")
+    try:
+        return int(first), int(last if dash else first)
+    except ValueError:
+        raise UserError(f"length {text}: give a number of residues, 64, or a range, 50-100") from None
+
+
+def outside_training(items: Sequence[Item], trained: Sequence[int]) -> str | None:
+    """A warning where lengths leave the range that the model was trained on."""
+    odd = sorted({item.length for item in items if not trained[0] <= item.length <= trained[1]})
+    if not odd:
+        return None
+    asked = f"{odd[0]}" if len(odd) == 1 else f"{odd[0]}-{odd[-1]}"
+    return f"length {asked}: the model was trained on {trained[0]}-{trained[1]} residues; expect worse samples"
+
+
+def claim(folder: Path, settings: dict) -> None:
+    """Makes the folder, or raises UserError where it holds samples made otherwise, or cannot be written."""
+    path = folder / SETTINGS
+    if path.exists():
+        try:
+            there = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path}: damaged; remove the folder or give another one") from None
+        differences = [f"{k} {there.get(k)} there, {v} now" for k, v in settings.items() if there.get(k) != v]
+        if differences:
+            raise UserError(f"{folder}: holds samples made otherwise ({', '.join(differences)}): give another folder")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: is not a folder and cannot become one ({error.strerror})") from None
+    write_whole(path, (json.dumps(settings, indent=1) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything needed to fill a folder with samples; `prepare` makes it."""
+
+    folder: Path
+    items: list[Item]
+    diffusion: LatentDiffusion
+    autoencoder: Autoencoder
+    sampler: SamplerSettings
+    finish: bool  # restore bond lengths and angles (`ophio.idealize`)
+
+    def to(self, device: torch.device | str) -> "Run":
+        return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
+
+    def fill(self, batch_size: int = 16, rank: int = 0, world_size: int = 1) -> None:
+        """Makes the samples that the folder does not have yet, batch by batch; with several ranks, every n-th batch.
+
+        Each rank appends to a list of its own; `collect` then makes the files that tell of all samples.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: give a number of samples, at least 1")
+        done = set(_records(self.folder))
+        batches = list(_batches(self.items, batch_size))[rank::world_size]
+        batches = [batch for batch in batches if any(item.name not in done for item in batch)]
+        with (
+            tqdm(total=sum(map(len, batches)), unit="sample", disable=None, leave=False) as bar,
+            open(self.folder / f"{RECORDS}.part{rank}", "a", encoding="utf-8") as log,
+        ):
+            for batch in batches:
+                for record in self._make(batch, done):
+                    log.write(json.dumps(record) + "\n")
+                    log.flush()
+                bar.update(len(batch))
+
+    def _make(self, batch: list[Item], done: set[str]) -> Iterator[dict]:
+        # the whole batch even where some are done: a sample's rounding depends on its companions
+        lengths, seeds = [item.length for item in batch], [item.seed for item in batch]
+        samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler)
+        for item, sample in zip(batch, samples, strict=True):
+            if item.name not in done:
+                yield _write(self.folder, item, sample, self.finish)
+
+
+def prepare(
+    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any], finish: bool = False
+) -> Run:
+    """Loads the model and claims the folder.
+
+    Args:
+        model: a released diffusion model, or a folder that training wrote.
+        length: residues, or a range: "50-100".
+        asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default.
+
+    Raises UserError for options that make no sense, before anything is written. Warns where lengths leave the range that
+    the model was trained on.
+    """
+    shortest, longest = length_range(length)
+    items = plan(num, shortest, longest, seed)
+    card = read_card(model)
+    diffusion, autoencoder = load_diffusion(model)
+    chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
+    sampler = check_settings(SamplerSettings(**chosen))
+    odd = outside_training(items, card["lengths"])
+    if odd:
+        warnings.warn(odd, stacklevel=2)
+    asked_now = {key: value if value == value else None for key, value in asdict(sampler).items()}  # NaN is no JSON
+    settings = {"model": model, "weights": card["weights_sha256"], "seed": seed, "length": [shortest, longest]}
+    claim(folder, settings | asked_now | {"idealize": finish})
+    return Run(folder, items, diffusion, autoencoder, sampler, finish)
+
+
+def check_settings(sampler: SamplerSettings) -> SamplerSettings:
+    """Raises UserError for values without a meaning."""
+    if sampler.sampler not in SAMPLERS:
+        raise UserError(f"sampler {sampler.sampler}: not one of {', '.join(SAMPLERS)}")
+    if sampler.steps < 2:
+        raise UserError(f"steps {sampler.steps}: give at least 2")
+    if not 0 < sampler.noise_scale <= 2:
+        raise UserError(f"noise scale {sampler.noise_scale}: give a number above 0, at most 2")
+    for name in ("helix", "strand"):
+        value = getattr(sampler, name)
+        if value == value and not 0 <= value <= 1:
+            raise UserError(f"{name} {value}: give a fraction from 0 to 1")
+    if sampler.helix + sampler.strand > 1:
+        raise UserError(f"helix {sampler.helix} and strand {sampler.strand}: together more than the whole chain")
+    return sampler
+
+
+def summary(records: Sequence[dict], folder: Path) -> str:
+    """A few lines about the samples."""
+    made = [record for record in records if "failed" not in record]
+    lines = [f"{len(made)} samples in {folder}: open {folder / 'index.html'}"]
+    if made:
+        mean = {key: float(np.mean([r[key] for r in made])) for key in ("valid_residues", "helix", "strand", "seconds")}
+        valid = f"backbone geometry valid at {mean['valid_residues']:.1%} of residues"
+        lines.append(f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample")
+    redrawn, failed = sum(r["attempts"] - 1 for r in records), len(records) - len(made)
+    if redrawn:
+        lines.append(f"{redrawn} diverging draws were repeated; {failed} samples failed for good")
+    return "\n".join(lines)
+
+
+def collect(folder: Path, items: Sequence[Item]) -> list[dict]:
+    """Writes samples.jsonl, samples.fasta and index.html from what all ranks logged. Returns the records of `items`."""
+    found = _records(folder)
+    records = [found[name] for name in sorted(found)]
+    write_whole(folder / RECORDS, "".join(json.dumps(record) + "\n" for record in records).encode())
+    for part in folder.glob(f"{RECORDS}.part*"):
+        part.unlink()
+    made = [record for record in records if "failed" not in record]
+    entries = (f">{r['name']} length={r['length']} seed={r['seed']}\n{r['sequence']}\n" for r in made)
+    write_whole(folder / "samples.fasta", "".join(entries).encode())
+    shown = [(read_structure(folder / record["file"]), _caption(record)) for record in made[:SHOWN]]
+    if shown:
+        write_whole(folder / "index.html", grid_page(shown, f"{len(made)} samples").encode())
+    return [found[item.name] for item in items if item.name in found]
+
+
+def _write(folder: Path, item: Item, sample: Sample, finish: bool) -> dict:
+    record = {"name": item.name, "length": item.length, "seed": item.seed, "attempts": sample.attempts}
+    record["seconds"] = round(sample.seconds, 4)
+    if sample.protein is None:
+        return record | {"failed": f"diverged in {sample.attempts} attempts"}
+    protein = idealize(sample.protein) if finish else sample.protein
+    file = f"{item.name}.pdb"
+    write_structure(protein, folder / file)
+    report = {key: round(value, 4) for key, value in report_of(protein).items()}
+    return record | {"file": file, "sequence": protein.sequence, **report}
+
+
+def _records(folder: Path) -> dict[str, dict]:
+    """By name, of the samples whose file exists, and of those that failed. A line cut off by a crash is passed over."""
+    records = {}
+    for path in [folder / RECORDS, *sorted(folder.glob(f"{RECORDS}.part*"))]:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if "failed" in record or (folder / record["file"]).exists():
+                records[record["name"]] = record
+    return records
+
+
+def _batches(items: Sequence[Item], batch_size: int) -> Iterator[list[Item]]:
+    ordered = sorted(items, key=lambda item: (item.length, item.number))  # little padding
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
+
+
+def _caption(record: dict) -> str:
+    return f"{record['name']}: {record['length']} residues, helix {record['helix']:.2f}, strand {record['strand']:.2f}"

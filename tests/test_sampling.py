@@ -1,0 +1,300 @@
+"""From a diffusion model to a folder of proteins: lengths, seeds, divergence, resuming, files, the command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from ophio.autoencoder import Autoencoder
+from ophio.cli import main
+from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
+from ophio.errors import UserError
+from ophio.io import read_structure
+from ophio.latents import fingerprint
+from ophio.pretrained import load_diffusion, save
+from ophio.samples import collect, length_range, plan, prepare
+from ophio.sampling import DivergedSample, SamplerSettings, generate
+
+ROOT = Path(__file__).parents[1]
+AUTOENCODER = {"channels": [8, 8, 8, 8], "strides": [2, 2, 2], "latent_channels": 4, "latent_lmax": 1}
+DENOISER = {"latent_channels": 4, "latent_lmax": 1, "channels": 8, "depth": 1, "heads": 2, "pair_channels": 4}
+QUICK = SamplerSettings(steps=3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder as training writes it, untrained: autoencoder inside, diffusion model beside it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    autoencoder = Autoencoder(**AUTOENCODER)
+    save(autoencoder, AUTOENCODER, folder / "autoencoder", {"name": "tiny"})
+    diffusion = LatentDiffusion(Denoiser(**DENOISER), Process(EDM()))
+    arguments = {
+        "_target_": "ophio.diffusion.LatentDiffusion",
+        "denoiser": {"_target_": "ophio.diffusion.Denoiser", **DENOISER},
+        "process": {"_target_": "ophio.diffusion.Process", "schedule": {"_target_": "ophio.diffusion.EDM"}},
+    }
+    card = {
+        "name": "tiny",
+        "autoencoder": "autoencoder",
+        "autoencoder_weights": fingerprint(autoencoder),
+        "lengths": [20, 60],
+        "sampling": {"steps": 3},
+    }
+    save(diffusion, arguments, folder, card)
+    return folder
+
+
+@pytest.fixture
+def pair(model):
+    return load_diffusion(model)
+
+
+def run(model, out, *options):
+    return main(["sample", "--model", str(model), "--out", str(out), "--num", "3", "--length", "24-30", *options])
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.pdb"))}
+
+
+# what to make
+
+
+def test_a_plan_is_the_same_for_any_number_of_samples():
+    few, many = plan(5, 50, 100, seed=3), plan(50, 50, 100, seed=3)
+    assert many[:5] == few and few != plan(5, 50, 100, seed=4)
+    lengths = [item.length for item in plan(600, 50, 60, seed=0)]
+    assert set(lengths) == set(range(50, 61)) and len({item.seed for item in many}) == 50
+
+
+@pytest.mark.parametrize(("text", "expected"), [("64", (64, 64)), ("50-100", (50, 100)), (64, (64, 64))])
+def test_length_ranges(text, expected):
+    assert length_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["x", "50-", "-50", "50-100-150", "6.5", ""])
+def test_other_texts_are_no_lengths(text):
+    with pytest.raises(UserError, match="length"):
+        length_range(text)
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(0, 0), (9, 9), (100, 50), (64, 6000)])
+def test_impossible_lengths_are_refused(shortest, longest):
+    with pytest.raises(UserError, match="10-5000"):
+        plan(1, shortest, longest, seed=0)
+
+
+# samples
+
+
+def test_samples_have_their_lengths_and_all_atoms(pair):
+    samples = generate(*pair, [24, 41, 30], [1, 2, 3], QUICK)
+    assert [sample.protein.num_residues for sample in samples] == [24, 41, 30]
+    for sample in samples:
+        assert sample.protein.residue_mask.all() and sample.attempts == 1 and sample.seconds > 0
+        assert sample.protein.positions.isfinite().all()
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_companions(pair):
+    together = generate(*pair, [24, 41], [1, 2], QUICK)
+    alone, other = generate(*pair, [24], [1], QUICK)[0], generate(*pair, [24], [9], QUICK)[0]
+    torch.testing.assert_close(alone.protein.ca, together[0].protein.ca, atol=1e-3, rtol=0)
+    assert (alone.protein.ca - other.protein.ca).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "euler_flow"])
+def test_every_sampler_is_reproducible(pair, sampler):
+    settings = SamplerSettings(sampler=sampler, steps=4, noise_scale=0.9)
+    one, two = (generate(*pair, [24], [5], settings)[0].protein for _ in range(2))
+    assert torch.equal(one.positions, two.positions)
+
+
+def test_guidance_moves_samples(pair):
+    free = generate(*pair, [24], [5], SamplerSettings(steps=3))[0].protein
+    asked = generate(*pair, [24], [5], SamplerSettings(steps=3, helix=0.8))[0].protein
+    pushed = generate(*pair, [24], [5], SamplerSettings(steps=3, helix=0.8, guidance=3.0))[0].protein
+    assert not torch.equal(free.positions, asked.positions) and not torch.equal(asked.positions, pushed.positions)
+
+
+class Unsteady(Denoiser):
+    """A denoiser whose first `failures` uses give NaN for the first sample of the batch."""
+
+    def __init__(self, failures):
+        super().__init__(**DENOISER)
+        self.failures = failures
+
+    def forward(self, *inputs):
+        out = super().forward(*inputs)
+        if self.failures > 0:
+            self.failures -= 1
+            out.features[0] = torch.nan
+        return out
+
+
+def test_a_diverging_sample_is_drawn_again_and_counted(pair):
+    diffusion, autoencoder = pair
+    unsteady = LatentDiffusion(Unsteady(failures=1), diffusion.process).eval()
+    with pytest.warns(DivergedSample, match="24 residues, seed 1: diverged in attempt 1"):
+        first, second = generate(unsteady, autoencoder, [24, 24], [1, 2], QUICK)
+    assert (first.attempts, second.attempts) == (2, 1)
+    assert first.protein.positions.isfinite().all()
+
+
+def test_a_sample_that_always_diverges_is_given_up(pair):
+    diffusion, autoencoder = pair
+    broken = LatentDiffusion(Unsteady(failures=10**6), diffusion.process).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergedSample)
+        (sample,) = generate(broken, autoencoder, [24], [1], QUICK)
+    assert sample.protein is None and sample.attempts == 5
+
+
+# folders
+
+
+def test_the_command_writes_what_it_promises(model, tmp_path, capsys):
+    assert run(model, tmp_path / "out") == 0
+    out = tmp_path / "out"
+    records = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [r["name"] for r in records] == ["sample_00001", "sample_00002", "sample_00003"]
+    fasta = (out / "samples.fasta").read_text()
+    for record in records:
+        protein = read_structure(out / record["file"])
+        assert protein.num_residues == record["length"] and 24 <= record["length"] <= 30
+        assert protein.sequence == record["sequence"] and f"\n{record['sequence']}\n" in fasta
+        assert {"seed", "seconds", "attempts", "valid_residues", "clashes", "helix", "strand"} <= record.keys()
+    page = (out / "index.html").read_text()
+    assert page.count("addModel") == 3 and "3Dmol" in page
+    assert "3 samples" in capsys.readouterr().out
+    assert not list(out.glob("*.part*"))
+
+
+def test_same_seed_same_files_and_another_seed_others(model, tmp_path):
+    for name, seed in [("a", "7"), ("b", "7"), ("c", "8")]:
+        assert run(model, tmp_path / name, "--seed", seed) == 0
+    assert content(tmp_path / "a") == content(tmp_path / "b") != content(tmp_path / "c")
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(model, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(model, whole, "--batch-size", "2")
+    run(model, broken, "--batch-size", "2")
+    # as after a crash: one sample not made, its line in the log cut off
+    (broken / "sample_00002.pdb").unlink()
+    lines = (broken / "samples.jsonl").read_text().splitlines()
+    (broken / "samples.jsonl").unlink()
+    (broken / "samples.jsonl.part0").write_text(f"{lines[0]}\n{lines[2]}\n{lines[1][:40]}")
+    kept = (broken / "sample_00001.pdb").stat().st_mtime_ns
+    assert run(model, broken, "--batch-size", "2") == 0
+    assert content(broken) == content(whole)
+    assert (broken / "sample_00001.pdb").stat().st_mtime_ns == kept
+    names = [json.loads(line)["name"] for line in (broken / "samples.jsonl").read_text().splitlines()]
+    assert names == ["sample_00001", "sample_00002", "sample_00003"]
+
+
+def test_more_samples_are_added_to_those_that_are_there(model, tmp_path):
+    run(model, tmp_path)
+    before = content(tmp_path)
+    assert run(model, tmp_path, "--num", "5") == 0
+    after = content(tmp_path)
+    assert len(after) == 5 and before.items() <= after.items()
+
+
+def test_ranks_share_the_work(model, tmp_path):
+    parts = [prepare(str(model), 5, "24-30", 0, tmp_path, {}) for _ in range(2)]
+    for rank, part in enumerate(parts):
+        part.fill(batch_size=2, rank=rank, world_size=2)
+        assert len(list(tmp_path.glob("*.pdb"))) == (3, 5)[rank]
+    assert len(collect(tmp_path, parts[0].items)) == 5
+
+
+def test_two_real_processes(model, tmp_path):
+    options = [f"model={model}", "num=4", "length=24", f"output={tmp_path / 'out'}", "batch_size=1", "accelerator=cpu"]
+    command = [sys.executable, str(ROOT / "pipelines" / "sample.py"), *options, "devices=2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.pdb"))) == 4
+    assert run(model, tmp_path / "one", "--num", "4", "--length", "24", "--batch-size", "1") == 0
+    assert content(tmp_path / "one") == content(tmp_path / "out")
+
+
+def test_other_settings_need_another_folder(model, tmp_path, capsys):
+    run(model, tmp_path)
+    before = content(tmp_path)
+    assert run(model, tmp_path, "--steps", "4") == 2
+    assert "steps 3 there, 4 now" in capsys.readouterr().err
+    assert content(tmp_path) == before
+
+
+def test_idealize_moves_atoms_into_shape(model, tmp_path):
+    run(model, tmp_path / "raw")
+    assert run(model, tmp_path / "ideal", "--idealize") == 0
+    raw, ideal = (
+        [json.loads(line)["valid_residues"] for line in (tmp_path / name / "samples.jsonl").read_text().splitlines()]
+        for name in ("raw", "ideal")
+    )
+    assert sum(ideal) > sum(raw)
+
+
+def test_lengths_outside_the_trained_range_warn(model, tmp_path, capsys):
+    assert run(model, tmp_path, "--length", "70", "--num", "1") == 0
+    assert "trained on 20-60 residues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--length", "5"], "length 5"),
+        (["--length", "abc"], "length abc"),
+        (["--num", "0"], "num=0"),
+        (["--steps", "1"], "steps 1"),
+        (["--helix", "1.5"], "helix 1.5"),
+        (["--helix", "0.7", "--strand", "0.7"], "whole chain"),
+        (["--noise-scale", "0"], "noise scale"),
+        (["--batch-size", "0"], "batch size"),
+        (["--device", "tpu"], "--device tpu"),
+    ],
+)
+def test_bad_options_are_named(model, tmp_path, capsys, options, said):
+    assert run(model, tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+    assert not list(tmp_path.glob("out/*.pdb"))
+
+
+def test_an_autoencoder_is_no_diffusion_model_and_the_reverse(model, tmp_path, capsys):
+    assert run(model / "autoencoder", tmp_path / "out") == 2
+    assert "an autoencoder, where a diffusion model is needed" in capsys.readouterr().err
+    assert main(["reconstruct", str(ROOT / "examples"), "--model", str(model), "--out", str(tmp_path / "r")]) == 2
+    assert "a diffusion model, where an autoencoder is needed" in capsys.readouterr().err
+
+
+def test_a_diffusion_model_refuses_another_autoencoder(model, tmp_path):
+    shutil.copytree(model, tmp_path / "copy")
+    torch.manual_seed(1)
+    save(Autoencoder(**AUTOENCODER), AUTOENCODER, tmp_path / "copy" / "autoencoder", {"name": "tiny"})
+    with pytest.raises(UserError, match="other weights than those of autoencoder"):
+        load_diffusion(tmp_path / "copy")
+
+
+def test_a_card_cannot_construct_anything_else(model, tmp_path):
+    shutil.copytree(model, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.json"
+    card = json.loads(path.read_text())
+    card["arguments"]["process"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    path.write_text(json.dumps(card))
+    with pytest.raises(UserError, match="no model that this ophio knows"):
+        load_diffusion(tmp_path / "copy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_conditions_reach_a_device_and_keep_their_values():
+    conditions = Conditions.of_lengths(torch.tensor([50, 60]), helix=0.5).to("cpu")
+    assert conditions.content[:, 0].tolist() == [0.5, 0.5] and conditions.content[:, 1].isnan().all()
