@@ -145,6 +145,7 @@ class Autoencoder(nn.Module):
         latent_channels, latent_lmax: width and highest degree of the latent.
         latent_noise, latent_position_noise, variational: see `Bottleneck`.
         neighbours: nearest nodes of a spatial convolution in every block; 0 for none, which keeps cost linear in length.
+        contacts: the same for the decoder's block of residues alone, so that side chains that meet see each other.
         geometry_sweeps: corrections of the backbone's covalent geometry after decoding; see `BackboneGeometry`.
     """
 
@@ -162,6 +163,7 @@ class Autoencoder(nn.Module):
         latent_position_noise: float = 0.0,
         variational: bool = False,
         neighbours: int = 0,
+        contacts: int = 0,
         geometry_sweeps: int = 10,
     ):
         super().__init__()
@@ -173,9 +175,9 @@ class Autoencoder(nn.Module):
             spacing.append(spacing[-1] * stride)
         scales = [4.0 * step**0.6 for step in spacing]  # Å: how far apart nodes of a compact chain lie
 
-        def blocks(level: int) -> nn.Sequential:
+        def blocks(level: int, nearest: int = neighbours) -> nn.Sequential:
             return nn.Sequential(
-                *(Block(lmax, channels[level], mix_kernel, scales[level], neighbours) for _ in range(depth))
+                *(Block(lmax, channels[level], mix_kernel, scales[level], nearest) for _ in range(depth))
             )
 
         levels = range(len(strides))
@@ -188,7 +190,9 @@ class Autoencoder(nn.Module):
             lmax, channels[-1], latent_lmax, latent_channels, latent_noise, latent_position_noise, variational
         )
         self.widen = Linear([latent_channels] * (latent_lmax + 1), channels[-1])
-        self.decoder_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
+        self.decoder_blocks = nn.ModuleList(
+            blocks(level, contacts if contacts and level == 0 else neighbours) for level in range(len(channels))
+        )
         self.up = nn.ModuleList(
             TransposedSequenceConvolution(
                 lmax, channels[level + 1], channels[level], kernel, strides[level], scales[level]
@@ -209,6 +213,11 @@ class Autoencoder(nn.Module):
         from ophio.pretrained import load
 
         return load(model)
+
+    def freeze_encoder(self) -> None:
+        """From now on training changes the decoder alone: latents, and what was learnt of them, stay valid."""
+        for part in (self.encoding, self.encoder_blocks, self.down, self.bottleneck):
+            part.requires_grad_(False)
 
     def masks(self, residue_mask: Bool[Tensor, "batch L"]) -> list[Tensor]:
         """Which nodes are real at every level, residues first."""

@@ -130,6 +130,7 @@ class Run:
             tqdm(total=sum(map(len, batches)), unit="sample", disable=None, leave=False) as bar,
             open(self.folder / f"{RECORDS}.part{rank}", "a", encoding="utf-8") as log,
         ):
+            log.write("\n")  # ends a line that a crash cut off
             for batch in batches:
                 for record in self._make(batch, done):
                     log.write(json.dumps(record) + "\n")

@@ -80,7 +80,7 @@ def generate(
         again = []
         for k, protein in zip(waiting, proteins, strict=True):
             attempts[k] = attempt
-            if _sound(protein):
+            if protein is not None:
                 samples[k] = protein.replace(name=f"sample with seed {seeds[k]}")
             else:
                 again.append(k)
@@ -105,7 +105,8 @@ def _draw(
     lengths: Sequence[int],
     generators: list[torch.Generator],
     settings: SamplerSettings,
-) -> list[Protein]:
+) -> list[Protein | None]:
+    """A protein for each generator, None where it diverged."""
     device = next(diffusion.parameters()).device
     count = torch.tensor(lengths, device=device)
     residue_mask = torch.arange(max(lengths), device=device) < count[:, None]
@@ -121,8 +122,11 @@ def _draw(
         settings.guidance,
         settings.options,
     )
+    finite = (cloud.positions.isfinite().all((-1, -2)) & cloud.features.isfinite().all((-1, -2, -3))).cpu()
+    cloud = Cloud(cloud.positions.nan_to_num(0.0, 0.0, 0.0), cloud.features.nan_to_num(0.0, 0.0, 0.0), cloud.mask)
     protein = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu())
-    return protein.unstack(lengths)
+    chains = protein.unstack(lengths)
+    return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
 
 
 def _generator(seed: int, attempt: int) -> torch.Generator:

@@ -2,7 +2,7 @@
 
     python pipelines/sample.py num=1000 length=50-128 output=SAMPLES devices=2
 
-Reads `model` (released, or a folder that training wrote); writes `output` as `ophio sample` does. Every process makes
+Reads `weights` (released, or a folder that training wrote); writes `output` as `ophio sample` does. Every process makes
 every n-th batch and writes its own files; samples that are there are kept. Options: configs/sample.yaml.
 """
 
@@ -16,7 +16,7 @@ from ophio.samples import collect, prepare, summary
 
 @pipeline("sample")
 def main(
-    model: str,
+    weights: str,
     num: int,
     length: str | int,
     output: str,
@@ -36,7 +36,7 @@ def main(
     asked |= {"helix": helix, "strand": strand, "guidance": guidance}
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
-    run = prepare(model, num, length, seed, Path(output), asked, idealize)
+    run = prepare(weights, num, length, seed, Path(output), asked, idealize)
     fabric.barrier()  # before anything is written, all have seen what was there
     run.to(fabric.device).fill(batch_size, fabric.global_rank, fabric.world_size)
     fabric.barrier()

@@ -29,6 +29,7 @@ def main(
     name: str,
     output: str,
     init: str | None,
+    decoder_only: bool,
     seed: int,
     total_steps: int,
     warmup_steps: int,
@@ -40,6 +41,8 @@ def main(
     autoencoder = instantiate(model)
     if init is not None:
         load_weights(autoencoder, init)
+    if decoder_only:
+        autoencoder.freeze_encoder()
     module = AutoencoderModule(autoencoder, instantiate(loss), instantiate(optimizer), warmup_steps, total_steps)
     facts = fit(module, instantiate(data), trainer, Path(output), config, ema_decay, checkpoint_every)
     if facts is not None:

@@ -52,6 +52,6 @@ class AutoencoderModule(lightning.LightningModule):
         self.log_dict(means, batch_size=len(protein.residue_type), sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> dict:
-        optimizer = self.optimizer(self.model.parameters())
+        optimizer = self.optimizer([weight for weight in self.model.parameters() if weight.requires_grad])
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
