@@ -147,6 +147,7 @@ class Autoencoder(nn.Module):
         neighbours: nearest nodes of a spatial convolution in every block; 0 for none, which keeps cost linear in length.
         contacts: the same for the decoder's block of residues alone, so that side chains that meet see each other.
         geometry_sweeps: corrections of the backbone's covalent geometry after decoding; see `BackboneGeometry`.
+        backbone_only: the model knows N, CA, C and O alone and gives poly-glycine, as the paper's model of 485 residues.
     """
 
     def __init__(
@@ -165,11 +166,12 @@ class Autoencoder(nn.Module):
         neighbours: int = 0,
         contacts: int = 0,
         geometry_sweeps: int = 10,
+        backbone_only: bool = False,
     ):
         super().__init__()
         if len(channels) != len(strides) + 1:
             raise ValueError(f"{len(strides)} strides need {len(strides) + 1} channel widths, not {len(channels)}")
-        self.lmax, self.kernel, self.strides = lmax, kernel, tuple(strides)
+        self.lmax, self.kernel, self.strides, self.backbone_only = lmax, kernel, tuple(strides), backbone_only
         spacing = [1]
         for stride in strides:
             spacing.append(spacing[-1] * stride)
@@ -226,6 +228,10 @@ class Autoencoder(nn.Module):
             masks.append(window_mask(masks[-1], self.kernel, stride))
         return masks
 
+    def seen(self, protein: Protein) -> Protein:
+        """What the model represents of a protein: all of it, or its backbone as poly-glycine."""
+        return protein.backbone() if self.backbone_only else protein
+
     def encode(self, protein: Protein) -> Latent:
         """A chain [L], or a padded batch [B, L], to its latent."""
         if protein.residue_type.dim() == 1:
@@ -233,7 +239,7 @@ class Autoencoder(nn.Module):
         return self._encode(protein)[0]
 
     def _encode(self, protein: Protein) -> tuple[Latent, Float[Tensor, "batch"]]:
-        cloud = self.encoding(protein)
+        cloud = self.encoding(self.seen(protein))
         for blocks, down in zip(self.encoder_blocks, [*self.down, nn.Identity()], strict=True):
             cloud = down(blocks(cloud))
         cloud, kl = self.bottleneck(cloud)
@@ -282,7 +288,7 @@ class Autoencoder(nn.Module):
     def forward(self, protein: Protein) -> tuple[Decoded, Float[Tensor, "batch"]]:
         """The training pass: reconstruction with the true residue types, and the latent's divergence."""
         latent, kl = self._encode(protein)
-        return self.decode_atoms(latent, protein.residue_type), kl
+        return self.decode_atoms(latent, self.seen(protein).residue_type), kl
 
 
 class Widen(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ophio.constants import CA, NUM_SLOTS, RESIDUE_LETTERS, UNKNOWN
+from ophio.constants import CA, CB, NUM_SLOTS, RESIDUE_LETTERS, TYPE_OF, UNKNOWN
 
 NO_INSERTION = ord(" ")
 
@@ -95,6 +95,13 @@ class Protein:
             return torch.cat([tensor, tensor.new_full(shape, fill.get(name, 0))], dim=batch)
 
         return replace(self, **{f.name: padded(f.name) for f in fields(self) if f.name not in ("chain_id", "name")})
+
+    def backbone(self) -> "Protein":
+        """The chain as poly-glycine: N, CA, C and O alone, every unmasked residue a glycine."""
+        kept = torch.arange(NUM_SLOTS, device=self.atom_mask.device) < CB
+        residue_type = self.residue_type.masked_fill(self.residue_type != UNKNOWN, TYPE_OF["GLY"])
+        bare = replace(self, atom_mask=self.atom_mask & kept, residue_type=residue_type)
+        return bare.with_positions(self.positions)
 
     def center(self) -> "Protein":
         """Moves the mean CA of the unmasked residues to the origin."""

@@ -56,7 +56,8 @@ def reconstruct(model: Autoencoder, proteins: Iterable[Protein], batch_size: int
 
 def _reconstruct_batch(model: Autoencoder, proteins: list[Protein]) -> Iterator[Reconstruction]:
     device = next(model.parameters()).device
-    true = stack(proteins)
+    true = model.seen(stack(proteins))
+    proteins = [model.seen(protein) for protein in proteins]
     latent = model.encode(true.to(device)).map(lambda t: t.cpu())
     predicted = model.decode(latent.map(lambda t: t.to(device))).map(lambda t: t.cpu())
     report = reconstruction_report(predicted, true)

@@ -37,6 +37,7 @@ class AutoencoderModule(lightning.LightningModule):
         self.optimizer, self.warmup_steps, self.total_steps = optimizer, warmup_steps, total_steps
 
     def training_step(self, protein: Protein, batch_index: int) -> Tensor:
+        protein = self.model.seen(protein)
         decoded, kl = self.model(protein)
         loss, terms = self.loss(decoded, kl, protein)
         size = len(protein.residue_type)
@@ -46,6 +47,7 @@ class AutoencoderModule(lightning.LightningModule):
 
     def validation_step(self, protein: Protein, batch_index: int) -> None:
         """Metrics of what a user gets: residue types are predicted too."""
+        protein = self.model.seen(protein)
         predicted = self.model.decode(self.model.encode(protein))
         report = reconstruction_report(predicted, protein)
         means = {f"val/{name}": report[name].float().mean() for name in REPORTED}

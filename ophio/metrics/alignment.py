@@ -2,7 +2,7 @@
 
 The search is in the manner of TM-align (Zhang & Skolnick 2005, Nucleic Acids Res. 33:2302), for a batch of pairs at once:
 superpose, pair the residues by dynamic programming on the TM terms 1 / (1 + d^2 / d0^2), superpose the pairs, repeat. It
-starts from superpositions of fragments. Those are told apart on traces of block means, six residues a point and then
+starts from superpositions of fragments. Those are told apart on traces of block means, four residues a point and then
 three, where a round costs a tenth; the best few go on to single residues.
 
 Two steps are exact where TM-align goes by rules of thumb. Gaps cost nothing, so the pairing is the one of highest TM sum
@@ -26,13 +26,13 @@ from ophio.metrics.similarity import tm_distance_scale
 
 FRAGMENT = 24  # residues, superposed to start from
 FRAGMENTS = 8  # of each chain, evenly spread over it
-SEED_BLOCK, SEEDS = 6, 16  # residues a point where all starts are compared, and how many go on
-COARSE_BLOCK, COARSE_ROUNDS = 3, (12, 8, 4)  # residues a point, and how many superpositions each round passes on
+SEED_BLOCK, SEEDS = 4, 16  # residues a point where all starts are compared, and how many go on
+COARSE_BLOCK, COARSE_ROUNDS = 3, (8, 6, 4)  # residues a point, and how many superpositions each round passes on
 COARSE_SCALE = 1.5  # times d0: block means of equal folds lie farther apart than residues
-COARSE_FLOOR = 4.5
+COARSE_FLOOR = 4.5  # Å
 FINE_ROUNDS = (2, 1, 1)
 COARSE_RADIUS, FINE_RADIUS = 2.0, 0.5  # Å RMSD; superpositions closer than that count as one
-SUPERPOSITIONS = 2  # after each pairing
+SUPERPOSITIONS = 3  # after each pairing
 FINAL_SUPERPOSITIONS = 4
 MIN_LENGTH = 3
 CELLS = 2**22  # of dynamic programming held at once: bounds the memory, and a few such tables fit the cache of a core
