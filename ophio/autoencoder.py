@@ -146,9 +146,11 @@ class Autoencoder(nn.Module):
         latent_noise, latent_position_noise, variational: see `Bottleneck`.
         neighbours: nearest nodes of a spatial convolution in every block; 0 for none, which keeps cost linear in length.
         contacts: the same for the decoder's block of residues alone, so that side chains that meet see each other.
-        geometry_sweeps: corrections of the backbone's covalent geometry after decoding; see `BackboneGeometry`.
+        geometry_sweeps, limit_tau: corrections of the backbone's geometry after decoding; see `BackboneGeometry`.
         backbone_only: the model knows N, CA, C and O alone and gives poly-glycine, as the paper's model of 485 residues.
     """
+
+    ENCODER = ("encoding", "encoder_blocks", "down", "bottleneck")  # the modules that decide what a latent means
 
     def __init__(
         self,
@@ -166,6 +168,7 @@ class Autoencoder(nn.Module):
         neighbours: int = 0,
         contacts: int = 0,
         geometry_sweeps: int = 10,
+        limit_tau: bool = False,
         backbone_only: bool = False,
     ):
         super().__init__()
@@ -202,7 +205,7 @@ class Autoencoder(nn.Module):
             for level in levels
         )
         self.decoding = ResidueDecoding(lmax, channels[0])
-        self.geometry = BackboneGeometry(geometry_sweeps)
+        self.geometry = BackboneGeometry(geometry_sweeps, limit_tau=limit_tau)
 
     def _down(self, lmax: int, narrow: int, wide: int, stride: int, scale: float) -> nn.Module:
         if stride == 1:
@@ -218,8 +221,8 @@ class Autoencoder(nn.Module):
 
     def freeze_encoder(self) -> None:
         """From now on training changes the decoder alone: latents, and what was learnt of them, stay valid."""
-        for part in (self.encoding, self.encoder_blocks, self.down, self.bottleneck):
-            part.requires_grad_(False)
+        for part in self.ENCODER:
+            getattr(self, part).requires_grad_(False)
 
     def masks(self, residue_mask: Bool[Tensor, "batch L"]) -> list[Tensor]:
         """Which nodes are real at every level, residues first."""

@@ -24,8 +24,7 @@ IDEAL_DISTANCES = {
     (O, _NEXT + N): 2.250,
     (C, _NEXT + CA): 2.433,
 }
-
-
+TAU_RANGE = (2.37, 2.55)  # Å from N to C: N-CA-C between 105 and 117.5 degrees
 MAX_CB_DEVIATION = 0.25  # Å; farther from where N, CA and C put it, CB counts as an outlier (Lovell et al. 2003)
 
 
@@ -43,11 +42,12 @@ class BackboneGeometry(nn.Module):
     Args:
         sweeps: how often every distance is corrected; 0 returns the input.
         relaxation: share of the deviation that a sweep removes.
+        limit_tau: keep N-CA-C, which proteins do vary, within `TAU_RANGE`.
     """
 
-    def __init__(self, sweeps: int = 10, relaxation: float = 0.5):
+    def __init__(self, sweeps: int = 10, relaxation: float = 0.5, limit_tau: bool = False):
         super().__init__()
-        self.sweeps, self.relaxation = sweeps, relaxation
+        self.sweeps, self.relaxation, self.limit_tau = sweeps, relaxation, limit_tau
         incidence = torch.zeros(len(IDEAL_DISTANCES), 2 * _NEXT)
         for row, (start, end) in enumerate(IDEAL_DISTANCES):
             incidence[row, start], incidence[row, end] = -1, 1
@@ -64,7 +64,10 @@ class BackboneGeometry(nn.Module):
         if self.sweeps == 0:
             return positions
         for _ in range(self.sweeps):
-            backbone = backbone + self._corrections(backbone, active)
+            moves = self._corrections(backbone, active)
+            if self.limit_tau:
+                moves = moves + self._tau_corrections(backbone, mask)
+            backbone = backbone + moves
         shift = backbone[..., CA : CA + 1, :] - positions[..., CA : CA + 1, :]
         side_chain = positions[..., _NEXT:, :] + shift
         deviation = side_chain[..., :1, :] - ideal_cb(backbone)[..., None, :]
@@ -77,6 +80,14 @@ class BackboneGeometry(nn.Module):
         linked = (gap.square().sum(-1) < CHAIN_BREAK_CN**2) & mask[:, 1:] & mask[:, :-1]
         linked = torch.cat([linked, torch.zeros_like(mask[:, :1])], dim=1)
         return mask[..., None] & (linked[..., None] | ~self.across)
+
+    def _tau_corrections(self, backbone: Tensor, mask: Tensor) -> Float[Tensor, "batch L 4 3"]:
+        across = backbone[..., C, :] - backbone[..., N, :]
+        length = across.square().sum(-1, keepdim=True).clamp(min=0.25).sqrt()
+        excess = length - length.clamp(*TAU_RANGE)
+        pull = 0.5 * self.relaxation * across * (excess / length) * mask[..., None]
+        zero = torch.zeros_like(pull)
+        return torch.stack([pull, zero, -pull, zero], dim=-2)  # N, CA, C, O
 
     def _corrections(self, backbone: Tensor, active: Tensor) -> Float[Tensor, "batch L 4 3"]:
         following = torch.cat([backbone[:, 1:], backbone[:, -1:]], dim=1)

@@ -3,13 +3,14 @@
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ophio.autoencoder import Latent
+from ophio.autoencoder import Autoencoder, Latent
 from ophio.cloud import Cloud
 from ophio.errors import UserError
 from ophio.files import write_whole
@@ -76,8 +77,18 @@ def _check(entries: dict[str, np.ndarray], path: str | Path) -> None:
 
 def fingerprint(model: nn.Module) -> str:
     """Of a model's weights: tells whether a latent came from the same ones."""
+    return _digest(model.state_dict())
+
+
+def encoder_fingerprint(model: Autoencoder) -> str:
+    """Of the weights that decide what a latent means: the same after the decoder alone was trained on."""
+    state = model.state_dict()
+    return _digest({name: tensor for name, tensor in state.items() if name.startswith(model.ENCODER)})
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

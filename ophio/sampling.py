@@ -146,6 +146,7 @@ def report_of(protein: Protein) -> dict[str, float]:
     radius = float(radius_of_gyration(batch.positions, batch.atom_mask))
     return values | {
         "valid_residues": float(valid_residues(batch.positions, batch.atom_mask)),
+        "clashes_per_100_residues": values["clashes"] * int(protein.atom_mask.sum()) / 10 / protein.num_residues,
         "radius_of_gyration": radius,
         "compactness": radius / protein.num_residues**COMPACT_EXPONENT,
         "helix": helix,

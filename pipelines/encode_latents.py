@@ -12,7 +12,7 @@ from pathlib import Path
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus, read_info
 from ophio.data.latents import INDEX, check_fresh, encode_corpus, write_latents
-from ophio.latents import fingerprint
+from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load
 
 
@@ -22,7 +22,7 @@ def main(
 ) -> None:
     model, folder = load(autoencoder).to(device), Path(output)
     source = {
-        "autoencoder": fingerprint(model),
+        "autoencoder": encoder_fingerprint(model),
         "corpus": read_info(Path(corpus))["hash"],
         "corpus_name": Path(corpus).name,
         "chains": [min_length, max_length],

@@ -1,33 +1,68 @@
-"""A trained run -> weights and card to ship, the card with what the model reaches on the test split.
+"""A trained run -> weights and card to ship, without the paths of this machine.
 
     python pipelines/release.py run=runs/mini_ae name=mini corpus=CORPUS description="..."
+    python pipelines/release.py run=runs/mini_diffusion name=mini_diffusion autoencoder=mini_latent description="..."
 
-Reads `run` (made by pipelines/train_autoencoder.py) and `corpus`; writes `output`/NAME.safetensors and NAME.json, without
-the paths of this machine. Options: configs/release.yaml.
+Reads `run` (made by pipelines/train_autoencoder.py or train_diffusion.py) and `corpus`; writes `output`/NAME.safetensors
+and NAME.json. The card of an autoencoder says what it reaches on the test split of `corpus`; that of a diffusion model
+names the released `autoencoder` of its latents and the `sampling` settings to use. Options: configs/release.yaml.
 """
 
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
+from ophio.autoencoder import Autoencoder
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
-from ophio.pretrained import load, read_card, save
+from ophio.errors import UserError
+from ophio.latents import encoder_fingerprint
+from ophio.pretrained import load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 
-KEPT = ("chains", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation")
+KEPT = (
+    "encoder", "chains", "lengths", "bands", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
+)  # fmt: skip
 
 
 @pipeline("release")
-def main(run: str, name: str, corpus: str, description: str, history: str | None, output: str) -> None:
-    model, card = load(run), read_card(run)
-    chains = card["chains"]
-    test = Corpus(corpus, "test", chains.get("min_length") or 1, chains.get("max_length"))
-    reports = evaluate(model, [test], chains.get("crop_length"))
+def main(
+    run: str,
+    name: str,
+    corpus: str | None,
+    description: str,
+    history: str | None,
+    output: str,
+    autoencoder: str | None,
+    geometry_sweeps: int | None,
+    sampling: DictConfig,
+) -> None:
+    card = read_card(run)
     released = {"name": name, "description": description, **{key: card[key] for key in KEPT if key in card}}
     if history:
         released["history"] = history
-    released["test"] = {key: round(value, 4) if isinstance(value, float) else value for key, value in table_row(reports).items()}
-    save(model, card["arguments"], Path(output), released, name)
-    print(f"{output}/{name}.safetensors: {released['test']}")
+    if "autoencoder" in card:
+        model, arguments = load_diffusion(run)[0], card["arguments"]
+        if autoencoder is None or encoder_fingerprint(load(autoencoder)) != card["encoder"]:
+            raise UserError(f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}")
+        released |= {"autoencoder": autoencoder, "sampling": OmegaConf.to_container(sampling, resolve=True)}
+    else:
+        arguments = card["arguments"]
+        if geometry_sweeps is not None:
+            arguments = arguments | {"geometry_sweeps": geometry_sweeps, "limit_tau": True}
+        model = Autoencoder(**arguments).eval()
+        load_weights(model, run)
+        released["test"] = _test(model, card["chains"], corpus)
+    save(model, arguments, Path(output), released, name)
+    print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
+
+
+def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float]:
+    if corpus is None:
+        raise UserError("corpus=null: the card of an autoencoder needs a corpus with a test split")
+    test = Corpus(corpus, "test", chains.get("min_length") or 1, chains.get("max_length"))
+    row = table_row(evaluate(model, [test], chains.get("crop_length")))
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
 if __name__ == "__main__":

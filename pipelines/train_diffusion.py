@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ophio.config import pipeline
 from ophio.data.latents import check_fresh, read_info, statistics_of
-from ophio.latents import fingerprint
+from ophio.latents import encoder_fingerprint
 from ophio.lightning.diffusion import DiffusionModule
 from ophio.lightning.run import fit
 from ophio.pretrained import load, load_weights, save
@@ -42,7 +42,7 @@ def main(
     config = OmegaConf.to_container(OmegaConf.create(locals()), resolve=True)  # all options, as they were composed
     lightning.seed_everything(seed, workers=True, verbose=False)
     decoder, info = load(autoencoder), read_info(data.path)
-    check_fresh(data.path, {"autoencoder": fingerprint(decoder)})
+    check_fresh(data.path, {"autoencoder": encoder_fingerprint(decoder)})
     diffusion = instantiate(model)
     if init is not None:
         load_weights(diffusion, init)
@@ -55,7 +55,7 @@ def main(
         card = {
             "name": name,
             "autoencoder": autoencoder,
-            "autoencoder_weights": info["autoencoder"],
+            "encoder": info["autoencoder"],
             "corpus": info["corpus_name"],
             "lengths": info["lengths"],
             "bands": info["bands"],

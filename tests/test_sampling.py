@@ -16,7 +16,7 @@ from ophio.cli import main
 from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
 from ophio.errors import UserError
 from ophio.io import read_structure
-from ophio.latents import fingerprint
+from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
 from ophio.samples import collect, length_range, plan, prepare
 from ophio.sampling import DivergedSample, SamplerSettings, generate
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
     card = {
         "name": "tiny",
         "autoencoder": "autoencoder",
-        "autoencoder_weights": fingerprint(autoencoder),
+        "encoder": encoder_fingerprint(autoencoder),
         "lengths": [20, 60],
         "sampling": {"steps": 3},
     }
@@ -280,7 +280,7 @@ def test_a_diffusion_model_refuses_another_autoencoder(model, tmp_path):
     shutil.copytree(model, tmp_path / "copy")
     torch.manual_seed(1)
     save(Autoencoder(**AUTOENCODER), AUTOENCODER, tmp_path / "copy" / "autoencoder", {"name": "tiny"})
-    with pytest.raises(UserError, match="other weights than those of autoencoder"):
+    with pytest.raises(UserError, match="another encoder than that of autoencoder"):
         load_diffusion(tmp_path / "copy")
 
 

@@ -20,7 +20,7 @@ from ophio.autoencoder import Autoencoder
 from ophio.diffusion import DDPM, EDM, Denoiser, Flow, LatentDiffusion, Process
 from ophio.errors import UserError
 from ophio.files import write_whole
-from ophio.latents import fingerprint
+from ophio.latents import encoder_fingerprint
 
 RELEASED = Path(__file__).parent / "weights"
 FORMAT = 1
@@ -81,8 +81,8 @@ def load_diffusion(model: str | Path) -> tuple[LatentDiffusion, Autoencoder]:
     name = card["autoencoder"]
     beside = path.parent / name
     autoencoder = load(beside if beside.exists() else name)
-    if fingerprint(autoencoder) != card["autoencoder_weights"]:
-        raise UserError(f"{path}: trained on latents of other weights than those of {name} here: restore or retrain them")
+    if encoder_fingerprint(autoencoder) != card["encoder"]:
+        raise UserError(f"{path}: trained on latents of another encoder than that of {name} here: restore or retrain them")
     return diffusion, autoencoder
 
 

@@ -1,0 +1,72 @@
+"""A diffusion model -> tables of what its samples are like, against the data and what the autoencoder gives back.
+
+    python pipelines/generation.py weights=mini_diffusion corpus=CORPUS output=runs/generation
+
+Reads `weights` (released, or a folder that training wrote) and `corpus` (made by pipelines/prepare_data.py; its train split
+for novelty, its test split for the rows to compare with); writes `output`/generation.csv and .md and the samples
+themselves, one folder for each number of steps. Goes on after an interruption. Options: configs/generation.yaml.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ophio.config import pipeline
+from ophio.data.corpus import Corpus
+from ophio.generation import generation_row, native_records, novelty_columns
+from ophio.io import read_structure
+from ophio.metrics.novelty import StructureIndex, max_tm
+from ophio.pretrained import load_diffusion, read_card
+from ophio.samples import collect, prepare
+from ophio.tables import markdown, write_csv
+
+
+@pipeline("generation")
+def main(
+    weights: str,
+    corpus: str,
+    output: str,
+    num: int,
+    length: str | int,
+    seed: int,
+    sampler: str | None,
+    steps: list[int],
+    noise_scale: float | None,
+    idealize: bool,
+    novelty: bool,
+    natives: bool,
+    batch_size: int,
+    candidates: int,
+) -> None:
+    folder, bands, rows = Path(output), read_card(weights)["bands"], []
+    if natives:
+        shortest, longest = (int(part) for part in str(length).split("-"))
+        test = Corpus(corpus, "test", shortest, longest)
+        rows.append({"what": "test split"} | generation_row(native_records(test), bands))
+        autoencoder = load_diffusion(weights)[1]
+        rows.append({"what": "its reconstruction"} | generation_row(native_records(test, autoencoder), bands))
+    for count in steps or [None]:
+        asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale}
+        run = prepare(weights, num, length, seed, folder / f"steps_{count or 'released'}", asked, idealize)
+        run.fill(batch_size)
+        records = collect(run.folder, run.items)
+        what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}"
+        rows.append({"what": what} | generation_row(records, bands))
+        if novelty:
+            index = StructureIndex([chain.ca.numpy() for chain in Corpus(corpus, "train", *card_lengths(weights))])
+            traces = [read_structure(run.folder / r["file"]).ca.numpy() for r in records if "failed" not in r]
+            scores, _ = max_tm(traces, index, candidates)
+            rows[-1] |= novelty_columns(np.asarray(scores))
+    columns = list(rows[-1])
+    rows = [{key: row.get(key, "") for key in columns} for row in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, folder / "generation.csv")
+    print(markdown(rows))
+
+
+def card_lengths(weights: str) -> list[int]:
+    return read_card(weights)["lengths"]
+
+
+if __name__ == "__main__":
+    main()
