@@ -9,8 +9,6 @@ themselves, one folder for each number of steps. Goes on after an interruption. 
 
 from pathlib import Path
 
-import numpy as np
-
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
 from ophio.generation import generation_row, native_records, novelty_columns
@@ -53,19 +51,15 @@ def main(
         what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}"
         rows.append({"what": what} | generation_row(records, bands))
         if novelty:
-            index = StructureIndex([chain.ca.numpy() for chain in Corpus(corpus, "train", *card_lengths(weights))])
-            traces = [read_structure(run.folder / r["file"]).ca.numpy() for r in records if "failed" not in r]
-            scores, _ = max_tm(traces, index, candidates)
-            rows[-1] |= novelty_columns(np.asarray(scores))
+            train = Corpus(corpus, "train", *read_card(weights)["lengths"])
+            index = StructureIndex.of([train[k].ca for k in range(len(train))])
+            traces = [read_structure(run.folder / r["file"]).ca for r in records if "failed" not in r]
+            rows[-1] |= novelty_columns(max_tm(traces, index, candidates).tm_score.numpy())
     columns = list(rows[-1])
     rows = [{key: row.get(key, "") for key in columns} for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(rows, folder / "generation.csv")
     print(markdown(rows))
-
-
-def card_lengths(weights: str) -> list[int]:
-    return read_card(weights)["lengths"]
 
 
 if __name__ == "__main__":

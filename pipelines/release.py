@@ -35,7 +35,7 @@ def main(
     output: str,
     autoencoder: str | None,
     geometry_sweeps: int | None,
-    sampling: DictConfig,
+    sampling: DictConfig | None,
 ) -> None:
     card = read_card(run)
     released = {"name": name, "description": description, **{key: card[key] for key in KEPT if key in card}}
@@ -45,7 +45,7 @@ def main(
         model, arguments = load_diffusion(run)[0], card["arguments"]
         if autoencoder is None or encoder_fingerprint(load(autoencoder)) != card["encoder"]:
             raise UserError(f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}")
-        released |= {"autoencoder": autoencoder, "sampling": OmegaConf.to_container(sampling, resolve=True)}
+        released |= {"autoencoder": autoencoder, "sampling": OmegaConf.to_container(sampling or OmegaConf.create(), resolve=True)}
     else:
         arguments = card["arguments"]
         if geometry_sweeps is not None:
@@ -53,7 +53,7 @@ def main(
         model = Autoencoder(**arguments).eval()
         load_weights(model, run)
         released["test"] = _test(model, card["chains"], corpus)
-    save(model, arguments, Path(output), released, name)
+    save(model, arguments, Path(output), released, name, half="autoencoder" in card)  # 60 MB hold all models
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
 
 

@@ -7,9 +7,10 @@ from adk import CLOSED, COBROTOXIN, OPEN, read
 from ophio.autoencoder import Autoencoder
 from ophio.geometry import random_rotation
 from ophio.metrics import is_mirrored, reconstruction_report
-from ophio.pretrained import available, find, read_card
+from ophio.pretrained import available, find, load_diffusion, read_card
 from ophio.protein import Protein
 from ophio.residue import swap_pairs
+from ophio.sampling import SamplerSettings, generate, sample_statistics
 
 MAX_MEGABYTES = 20
 
@@ -36,7 +37,8 @@ def test_mini_is_released():
 @pytest.mark.parametrize("name", available())
 def test_card_is_complete_and_weights_are_small(name):
     card = read_card(name)
-    for key in ("description", "parameters", "chains", "steps", "hardware", "test", "weights_sha256"):
+    own = ("autoencoder", "encoder", "lengths", "bands", "sampling") if "autoencoder" in card else ("chains", "test")
+    for key in ("description", "parameters", "steps", "hardware", "weights_sha256", *own):
         assert key in card, key
     assert find(name).with_suffix(".safetensors").stat().st_size < MAX_MEGABYTES * 1e6
     assert not any(part in str(card) for part in ("/tmp", "/home", "/work", "/root")), "a path of the training machine"
@@ -84,3 +86,17 @@ def test_padding_changes_nothing(mini):
     length = protein.num_residues
     padded = mini.decode(mini.encode(protein.pad(length + 21))).crop(0, length)
     assert (padded.positions - mini.decode(mini.encode(protein)).positions).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in available() if "autoencoder" in read_card(name)])
+def test_released_diffusion_gives_chains_of_plausible_size_and_geometry(name):
+    diffusion, autoencoder = load_diffusion(name)
+    settings = SamplerSettings(**read_card(name)["sampling"])
+    found = sample_statistics([s.protein for s in generate(diffusion, autoencoder, [60, 80, 100], range(3), settings)])
+    assert found["valid_residues"] > 0.85 and found["left_handed_helices"] == found["chirality_errors"] == 0
+    assert 1.8 < found["compactness"] < 3.2 and found["helix"] + found["strand"] > 0.1
+
+
+def test_released_models_stay_within_the_package_size():
+    sizes = [find(name).with_suffix(".safetensors").stat().st_size for name in available()]
+    assert sum(sizes) < 60e6

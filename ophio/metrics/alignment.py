@@ -2,8 +2,9 @@
 
 The search is in the manner of TM-align (Zhang & Skolnick 2005, Nucleic Acids Res. 33:2302), for a batch of pairs at once:
 superpose, pair the residues by dynamic programming on the TM terms 1 / (1 + d^2 / d0^2), superpose the pairs, repeat. It
-starts from superpositions of fragments. Those are told apart on traces of block means, four residues a point and then
-three, where a round costs a tenth; the best few go on to single residues.
+starts from superpositions of fragments, and from an alignment of environments: what surrounds a point, in a frame of its
+own. Starts are told apart on traces of block means, four residues a point and then three, where a round costs a tenth; the
+best few go on to single residues.
 
 Two steps are exact where TM-align goes by rules of thumb. Gaps cost nothing, so the pairing is the one of highest TM sum
 in its superposition. And a superposition weights each pair by its squared TM term: as 1 / (1 + u) is convex, that never
@@ -17,19 +18,22 @@ import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import normalize, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from ophio.errors import UserError
-from ophio.geometry import kabsch, transform
+from ophio.geometry import kabsch, pairwise_vectors, safe_norm, transform
 from ophio.metrics.similarity import tm_distance_scale
 
 FRAGMENT = 24  # residues, superposed to start from
 FRAGMENTS = 8  # of each chain, evenly spread over it
-SEED_BLOCK, SEEDS = 4, 16  # residues a point where all starts are compared, and how many go on
+BLOCK, SEEDS = 4, 16  # residues a point where all starts are compared, and how many go on
+ENVIRONMENT_RADIUS = 13.0  # Å
+ENVIRONMENT_SIMILARITY = 0.25  # times the squared distance of two environments: the exponent of their similarity
 COARSE_BLOCK, COARSE_ROUNDS = 3, (8, 6, 4)  # residues a point, and how many superpositions each round passes on
 COARSE_SCALE = 1.5  # times d0: block means of equal folds lie farther apart than residues
 COARSE_FLOOR = 4.5  # Å
+QUICK_ROUNDS = 3
 FINE_ROUNDS = (2, 1, 1)
 COARSE_RADIUS, FINE_RADIUS = 2.0, 0.5  # Å RMSD; superpositions closer than that count as one
 SUPERPOSITIONS = 3  # after each pairing
@@ -82,10 +86,15 @@ def coarse_tm(
     query_mask: Bool[Tensor, "batch n"] | None = None,
     target_mask: Bool[Tensor, "batch m"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """An estimate of `tm_align(...).query_tm` to rank candidates by: the score of block means, in a third of the time."""
+    """An estimate of `tm_align(...).query_tm` in a twentieth of the time, to rank candidates by.
+
+    The score of block means, searched for from the alignment of environments alone.
+    """
     pairs = _pairs(_packed(query, query_mask, FAR), _packed(target, target_mask, TARGET_FAR))
-    score = _coarse_search(pairs).score[:, 0] * COARSE_BLOCK / pairs.query_length
-    return _defined(pairs, score)
+    coarse, placements = _coarse(pairs, BLOCK), _environment_start(pairs)
+    for _ in range(QUICK_ROUNDS):
+        placements = _improved(coarse, placements)
+    return _defined(pairs, placements.score[:, 0] * BLOCK / pairs.query_length)
 
 
 def tm_scores(
@@ -115,22 +124,34 @@ def in_batches(
 ) -> Float[Tensor, "p ..."]:
     """`function(query, target, query_mask, target_mask)` of the chains that the rows of `pairs` name, in their order.
 
-    Chains of similar lengths are padded together. Raises UserError where there is no pair.
+    Chains of similar lengths are padded together. Raises UserError where there is no pair or a chain is unfit.
     """
     if not len(pairs):
         raise UserError("no pair of structures to compare: give at least one query and one target")
+    check_chains(queries, "query")
+    check_chains(targets, "target")
     n, m = (torch.tensor([len(chain) for chain in chains]) for chains in (queries, targets))
     size = (n[pairs[:, 0]] // LENGTH_STEP) * (int(m.max()) + 1) + m[pairs[:, 1]]
     order = size.argsort()
     results = []
     for chosen in order.split(PAIRS):
-        query, query_mask = _padded([queries[i] for i in pairs[chosen, 0].tolist()])
-        target, target_mask = _padded([targets[j] for j in pairs[chosen, 1].tolist()])
+        query, query_mask = pad_chains([queries[i] for i in pairs[chosen, 0].tolist()])
+        target, target_mask = pad_chains([targets[j] for j in pairs[chosen, 1].tolist()])
         results.append(function(query, target, query_mask, target_mask))
     return torch.cat(results)[order.argsort()]
 
 
-def _padded(chains: Sequence[Float[Tensor, "_ 3"]]) -> tuple[Float[Tensor, "b n 3"], Bool[Tensor, "b n"]]:
+def check_chains(chains: Sequence[Tensor], name: str) -> None:
+    """Raises UserError for the first chain that is not three or more finite points."""
+    for number, chain in enumerate(chains):
+        if chain.dim() != 2 or chain.shape[1] != 3 or len(chain) < MIN_LENGTH:
+            raise UserError(f"{name} {number}: expected CA positions [{MIN_LENGTH} or more, 3], got {list(chain.shape)}")
+        if not chain.isfinite().all():
+            raise UserError(f"{name} {number}: a CA position is not finite")
+
+
+def pad_chains(chains: Sequence[Float[Tensor, "_ 3"]]) -> tuple[Float[Tensor, "b n 3"], Bool[Tensor, "b n"]]:
+    """One batch of all, and which of its points are residues."""
     lengths = torch.tensor([len(chain) for chain in chains], device=chains[0].device)
     positions = pad_sequence(list(chains), batch_first=True)
     return positions, torch.arange(positions.shape[1], device=lengths.device) < lengths[:, None]
@@ -180,19 +201,71 @@ def _distance_scale(length: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
 
 def _coarse(pairs: _Pairs, block: int) -> _Pairs:
     """Both chains as means of `block` residues; a block that is not full lies far away, like padding."""
-    query, target = (
-        reduce(_filled(chain, block, far), "b (n block) xyz -> b n xyz", "mean", block=block)
-        for chain, far in ((pairs.query, FAR), (pairs.target, TARGET_FAR))
-    )
+    query, target = _blocks(pairs.query, block, FAR), _blocks(pairs.target, block, TARGET_FAR)
     return pairs._replace(query=query, target=target, d0=(COARSE_SCALE * pairs.d0).clamp(min=COARSE_FLOOR))
 
 
-def _filled(chain: Float[Tensor, "b n 3"], block: int, far: float) -> Float[Tensor, "b k 3"]:
-    return pad(chain, (0, 0, 0, -chain.shape[1] % block), value=far)
+def _blocks(chain: Float[Tensor, "b n 3"], block: int, far: float) -> Float[Tensor, "b k 3"]:
+    filled = pad(chain, (0, 0, 0, -chain.shape[1] % block), value=far)
+    return reduce(filled, "b (k block) xyz -> b k xyz", "mean", block=block)
 
 
 def _take(points: Float[Tensor, "b n 3"], index: Int[Tensor, "b k"]) -> Float[Tensor, "b k 3"]:
     return points.gather(1, repeat(index, "b k -> b k xyz", xyz=3))
+
+
+# Environments
+
+
+class Environments(NamedTuple):
+    """Two embeddings of the surroundings of every block of four residues: exp(query . target) is a similarity, 0..1.
+
+    It does not change when a chain moves, and it tells mirror images apart. That of an incomplete block is 0.
+    """
+
+    query: Float[Tensor, "batch blocks features"]
+    target: Float[Tensor, "batch blocks features"]
+
+
+@torch.no_grad()
+def environments(chain: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"] | None = None) -> Environments:
+    """What lies around each block of CA atoms (Å): how much, and running which way, in axes made of the chain itself."""
+    packed = _packed(chain, mask, FAR)
+    return _environments(_blocks(packed.positions, BLOCK, FAR), packed.length)
+
+
+def _environments(blocks: Float[Tensor, "b k 3"], length: Int[Tensor, "b"]) -> Environments:
+    features = _surroundings(blocks, length // BLOCK)
+    complete = torch.arange(blocks.shape[1], device=blocks.device) < (length // BLOCK)[:, None]
+    features = features * complete[..., None]
+    size = -ENVIRONMENT_SIMILARITY * features.square().sum(-1, keepdim=True) - FAR * ~complete[..., None]
+    one = torch.ones_like(size)
+    return Environments(
+        torch.cat([2 * ENVIRONMENT_SIMILARITY * features, size, one], -1), torch.cat([features, one, size], -1)
+    )
+
+
+def _surroundings(blocks: Float[Tensor, "b k 3"], count: Int[Tensor, "b"]) -> Float[Tensor, "b k 12"]:
+    """Sums over the blocks near each, before it in the chain and after it: of the directions to them, of theirs.
+
+    The axes are the direction of the chain, that to the middle of the nearby blocks, and the normal of both.
+    """
+    number = torch.arange(blocks.shape[1], device=blocks.device)
+    last = (count - 1).clamp(min=0)[:, None]
+    following, previous = (torch.minimum((number + step).clamp(min=0), last) for step in (1, -1))
+    direction = normalize(_take(blocks, following) - _take(blocks, previous), dim=-1)
+    vectors = pairwise_vectors(blocks)
+    distance = safe_norm(vectors, keepdim=True)
+    separation = number - number[:, None]
+    weight = (-((distance / ENVIRONMENT_RADIUS) ** 2)).exp() * (separation.abs() > 1)[..., None]
+    inward = (weight * vectors).sum(2)
+    inward = normalize(inward - (inward * direction).sum(-1, keepdim=True) * direction, dim=-1)
+    axes = torch.stack([direction, inward, torch.linalg.cross(direction, inward)], dim=-1)
+    sums = []
+    for side in (separation < 0, separation > 0):
+        near = weight * side[..., None]
+        sums += [(near / distance * vectors).sum(2), near.squeeze(-1) @ direction]
+    return rearrange(torch.stack(sums, -2) @ axes, "b k sums axes -> b k (sums axes)")
 
 
 # Search
@@ -208,26 +281,38 @@ class _Placements(NamedTuple):
 
 def _coarse_search(pairs: _Pairs) -> _Placements:
     """The best few superpositions of block means, best first."""
-    placements = _scored(_coarse(pairs, SEED_BLOCK), *_starts(pairs))
-    placements = _distinct(pairs, placements, SEEDS, COARSE_RADIUS)
+    starts = (torch.cat(values, 1) for values in zip(_fragment_starts(pairs), _environment_start(pairs)[:2], strict=True))
+    placements = _distinct(pairs, _scored(_coarse(pairs, BLOCK), *starts), SEEDS, COARSE_RADIUS)
     coarse = _coarse(pairs, COARSE_BLOCK)
     for kept in COARSE_ROUNDS:
         placements = _distinct(pairs, _improved(coarse, placements), kept, COARSE_RADIUS)
     return placements
 
 
-def _starts(pairs: _Pairs) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k 3"]]:
+def _environment_start(pairs: _Pairs) -> _Placements:
+    """The superposition of the blocks whose environments are paired, weighted by their similarity."""
+    blocks = _coarse(pairs, BLOCK)
+    query = _environments(blocks.query, pairs.query_length).query
+    target = _environments(blocks.target, pairs.target_length).target
+    similarity = (query @ target.mT).exp()
+    sums = best_sums(rearrange(similarity, "b n m -> n m b").contiguous())
+    index = _traceback(sums)
+    weight = similarity.gather(2, index.clamp(min=0)[..., None]).squeeze(-1) * (index >= 0)
+    rotation, translation = kabsch(blocks.query, _take(blocks.target, index.clamp(min=0)), weight.square())
+    return _Placements(rotation[:, None], translation[:, None], sums[-1, -1][:, None])
+
+
+def _fragment_starts(pairs: _Pairs) -> tuple[Float[Tensor, "b k 3 3"], Float[Tensor, "b k 3"]]:
     """Every fragment of the query superposed on every fragment of the target."""
     size = torch.minimum(pairs.query_length, pairs.target_length).clamp(max=FRAGMENT)
     query = _fragments(pairs.query, pairs.query_length, size)
     target = _fragments(pairs.target, pairs.target_length, size)
     inside = torch.arange(FRAGMENT, device=size.device) < size[:, None]
-    rotation, translation = kabsch(
+    return kabsch(
         repeat(query, "b i n xyz -> b (i j) n xyz", j=FRAGMENTS),
         repeat(target, "b j n xyz -> b (i j) n xyz", i=FRAGMENTS),
         repeat(inside, "b n -> b k n", k=FRAGMENTS**2),
     )
-    return rotation, translation
 
 
 def _fragments(
@@ -243,7 +328,7 @@ def _fragments(
 
 def _scored(pairs: _Pairs, rotation: Float[Tensor, "b k 3 3"], translation: Float[Tensor, "b k 3"]) -> _Placements:
     """The placements with the TM sum of the best pairing under each."""
-    sums = [_best_sums(_terms(part))[-1, -1] for part in _parts(pairs, rotation, translation)]
+    sums = [best_sums(_terms(part))[-1, -1] for part in _parts(pairs, rotation, translation)]
     return _Placements(rotation, translation, torch.cat(sums).reshape(rotation.shape[:2]))
 
 
@@ -344,7 +429,7 @@ def _superposed(placed: _Placed, index: Int[Tensor, "b n"], rounds: int) -> _Sup
 
 def _pairing(placed: _Placed) -> Int[Tensor, "b n"]:
     """For every query residue the target residue paired with it, or -1, such that the sum of the TM terms is highest."""
-    return _traceback(_best_sums(_terms(placed)))
+    return _traceback(best_sums(_terms(placed)))
 
 
 def _terms(placed: _Placed) -> Float[Tensor, "n m b"]:
@@ -359,7 +444,7 @@ def _terms(placed: _Placed) -> Float[Tensor, "n m b"]:
     return table.reciprocal_()
 
 
-def _best_sums(terms: Float[Tensor, "n m b"]) -> Float[Tensor, "n+1 m+1 b"]:
+def best_sums(terms: Float[Tensor, "n m b"]) -> Float[Tensor, "n+1 m+1 b"]:
     """Entry i, j: the highest sum of pairs of the first i and the first j residues (Needleman & Wunsch 1970)."""
     n, m, batch = terms.shape
     sums = terms.new_zeros(n + 1, m + 1, batch)

@@ -129,13 +129,16 @@ def load_weights(module: nn.Module, model: str | Path) -> None:
     module.load_state_dict(weights)
 
 
-def save(module: nn.Module, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model") -> None:
+def save(module: nn.Module, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model", half: bool = False) -> None:
     """Writes folder/NAME.safetensors and folder/NAME.json; each appears complete or not at all.
 
-    `arguments`: those `module` was constructed with.
+    `arguments`: those `module` was constructed with. `half`: store the weights in 16 bits, for half the size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = serialise_weights({key: value.contiguous().cpu() for key, value in module.state_dict().items()})
+    tensors = {key: value.detach().contiguous().cpu() for key, value in module.state_dict().items()}
+    if half:
+        tensors |= {key: tensors[key].half() for key, _ in module.named_parameters()}  # not units and other buffers
+    data = serialise_weights(tensors)
     made = {
         "format": FORMAT,
         "arguments": dict(arguments),
