@@ -7,7 +7,7 @@ from ophio.geometry import random_rotation
 from ophio.irreps import ChannelwiseProduct, ChannelwiseSquare, Linear
 from ophio.testing import rotate_features
 
-TRIPLES = [(a, b, c) for a in range(4) for b in range(4) for c in range(4) if abs(a - b) <= c <= a + b]
+TRIPLES = [(a, b, c) for a in range(5) for b in range(5) for c in range(5) if abs(a - b) <= c <= a + b]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_features_of_no_whole_number_of_degrees_are_refused():
 # Harmonics, Wigner matrices, Clebsch-Gordan coefficients: e3nn is the reference
 
 
-@pytest.mark.parametrize("lmax", range(4))
+@pytest.mark.parametrize("lmax", range(5))
 def test_harmonics_are_those_of_e3nn(generator, lmax):
     vectors = torch.randn(4, 25, 3, generator=generator)
     expected = o3.spherical_harmonics(list(range(lmax + 1)), vectors, normalize=False, normalization="component")
@@ -80,19 +80,19 @@ def test_harmonics_are_those_of_e3nn(generator, lmax):
 
 def test_harmonics_have_the_norm_they_promise(generator):
     vectors = torch.randn(25, 3, generator=generator)
-    for degree, part in enumerate(irreps.split(irreps.solid_harmonics(vectors, 3)[..., None])):
+    for degree, part in enumerate(irreps.split(irreps.solid_harmonics(vectors, 4)[..., None])):
         expected = (2 * degree + 1) * vectors.norm(dim=-1) ** (2 * degree)
         assert torch.allclose(part.square().sum((-1, -2)), expected)
 
 
-def test_harmonics_beyond_degree_three_are_refused():
-    with pytest.raises(ValueError, match="lmax 0 to 3, not 4"):
-        irreps.solid_harmonics(torch.zeros(3), 4)
+def test_harmonics_beyond_degree_four_are_refused():
+    with pytest.raises(ValueError, match="lmax 0 to 4, not 5"):
+        irreps.solid_harmonics(torch.zeros(3), 5)
 
 
 def test_harmonics_have_finite_gradients_at_zero():
     vectors = torch.zeros(2, 3, requires_grad=True)
-    irreps.solid_harmonics(vectors, 3).sum().backward()
+    irreps.solid_harmonics(vectors, 4).sum().backward()
     assert torch.allclose(vectors.grad, torch.full((2, 3), 3**0.5))
 
 
@@ -102,7 +102,7 @@ def test_symmetric_traceless_is_the_outer_product(generator):
     assert torch.allclose(irreps.symmetric_traceless(irreps.solid_harmonics(d, 2)[:, 4:]), expected)
 
 
-@pytest.mark.parametrize("degree", range(4))
+@pytest.mark.parametrize("degree", range(5))
 def test_wigner_matrices_are_those_of_e3nn(rotation, degree):
     matrix = irreps.wigner_matrix(degree, rotation)
     assert torch.allclose(matrix, o3.Irrep(degree, 1).D_from_matrix(rotation), atol=1e-10)
@@ -222,7 +222,7 @@ def merge_paths(parts, product) -> list[torch.Tensor]:
     return [sum((k + 1) * path for k, path in enumerate(of_degree)) for of_degree in chunks]
 
 
-@pytest.mark.parametrize("lmax", range(4))
+@pytest.mark.parametrize("lmax", range(5))
 def test_harmonics_are_equivariant(generator, rotation, lmax):
     vectors = torch.randn(20, 3, generator=generator)
     expected = rotate_features(irreps.solid_harmonics(vectors, lmax)[..., None], rotation)[..., 0]
@@ -259,8 +259,8 @@ def test_linear_cannot_make_a_degree_from_nothing():
 
 def test_harmonics_of_unit_vectors_have_unit_variance(generator):
     vectors = torch.nn.functional.normalize(torch.randn(2000, 3, generator=generator), dim=-1)
-    variances = variance_of_degrees(irreps.split(irreps.solid_harmonics(vectors, 3)[..., None]))
-    assert variances == pytest.approx([1.0] * 4, abs=1e-9)
+    variances = variance_of_degrees(irreps.split(irreps.solid_harmonics(vectors, 4)[..., None]))
+    assert variances == pytest.approx([1.0] * 5, abs=1e-9)
 
 
 @pytest.mark.parametrize("lmax", [2, 3])

@@ -30,7 +30,6 @@ def clebsch_gordan(left: int, right: int, out: int) -> Float[Tensor, "M1 M2 M3"]
     """
     if not abs(left - right) <= out <= left + right:
         raise ValueError(f"degrees {left} and {right} do not couple to {out}")
-    # lmax may be 3 while harmonics stop there: all three degrees are at most 3
     generator = torch.Generator().manual_seed(1)
     constraints = []
     for _ in range(2):

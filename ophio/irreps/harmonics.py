@@ -1,4 +1,4 @@
-"""Real solid harmonics, degree 0 to 3."""
+"""Real solid harmonics, degree 0 to 4."""
 
 from math import sqrt
 
@@ -12,8 +12,8 @@ def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tens
 
     Component normalisation: the squares of degree l sum to (2l+1) |r|^2l. Basis and order are those of e3nn.
     """
-    if not 0 <= lmax <= 3:
-        raise ValueError(f"spherical harmonics are written out for lmax 0 to 3, not {lmax}")
+    if not 0 <= lmax <= 4:
+        raise ValueError(f"spherical harmonics are written out for lmax 0 to 4, not {lmax}")
     x, y, z = vectors.unbind(-1)
     parts = [torch.ones_like(x)]
     if lmax >= 1:
@@ -31,6 +31,19 @@ def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tens
             0.25 * sqrt(42) * z * (4 * yy - xx - zz),
             0.5 * sqrt(105) * y * (zz - xx),
             0.25 * sqrt(70) * z * (zz - 3 * xx),
+        ]
+    if lmax >= 4:
+        rr = xx + yy + zz
+        parts += [
+            1.5 * sqrt(35) * x * z * (zz - xx),
+            0.75 * sqrt(70) * x * y * (3 * zz - xx),
+            1.5 * sqrt(5) * x * z * (7 * yy - rr),
+            0.75 * sqrt(10) * x * y * (7 * yy - 3 * rr),
+            0.375 * (35 * yy * yy - 30 * yy * rr + 3 * rr * rr),
+            0.75 * sqrt(10) * y * z * (7 * yy - 3 * rr),
+            0.75 * sqrt(5) * (zz - xx) * (7 * yy - rr),
+            0.75 * sqrt(70) * y * z * (zz - 3 * xx),
+            0.375 * sqrt(35) * (zz * zz - 6 * xx * zz + xx * xx),
         ]
     return torch.stack(parts, dim=-1)
 
