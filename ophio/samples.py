@@ -83,8 +83,8 @@ def outside_training(items: Sequence[Item], trained: Sequence[int]) -> str | Non
     return f"length {asked}: the model was trained on {trained[0]}-{trained[1]} residues; expect worse samples"
 
 
-def claim(folder: Path, settings: dict) -> None:
-    """Makes the folder, or raises UserError where it holds samples made otherwise, or cannot be written."""
+def claim(folder: Path, settings: dict, what: str = "samples") -> None:
+    """Makes the folder, or raises UserError where it holds samples (or `what`) made otherwise, or cannot be written."""
     path = folder / SETTINGS
     if path.exists():
         try:
@@ -93,7 +93,7 @@ def claim(folder: Path, settings: dict) -> None:
             raise UserError(f"{path}: damaged; remove the folder or give another one") from None
         differences = [f"{k} {there.get(k)} there, {v} now" for k, v in settings.items() if there.get(k) != v]
         if differences:
-            raise UserError(f"{folder}: holds samples made otherwise ({', '.join(differences)}): give another folder")
+            raise UserError(f"{folder}: holds {what} made otherwise ({', '.join(differences)}): give another folder")
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import platform
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from omegaconf import DictConfig
 
 from ophio import __version__
 from ophio.errors import UserError
+from ophio.hardware import device_name
 from ophio.lightning.callbacks import ExponentialAverage, Progress, StepRandomness
 from ophio.lightning.checkpoint import LastCheckpoint, Stopped, WholeFile, check_resumable, max_seconds
 
@@ -75,7 +75,7 @@ def fit(
     facts = {
         "validation": {key.removeprefix("val/"): _finite(value) for key, value in metrics.items()},
         "train_seconds": _finite(last.train_seconds),
-        "hardware": f"{runner.world_size} x {_device_name(runner.strategy.root_device)}",
+        "hardware": f"{runner.world_size} x {device_name(runner.strategy.root_device)}",
         "versions": {"ophio": __version__, "torch": torch.__version__},
         "config": dict(config),
     }
@@ -111,7 +111,7 @@ def _loggers(output: Path) -> list[Logger]:
 def _announce(runner: Trainer, module: LightningModule, output: Path, resumes: bool) -> None:
     if runner.is_global_zero:
         size = sum(parameter.numel() for parameter in module.parameters()) / 1e6
-        device = f"{runner.world_size} x {_device_name(runner.strategy.root_device)}"
+        device = f"{runner.world_size} x {device_name(runner.strategy.root_device)}"
         verb = "going on in" if resumes else "writing to"
         what = f"{size:.2f} M parameters, {runner.max_steps} steps on {device}"
         print(f"ophio {__version__}: {what}, {verb} {output}", flush=True)
@@ -132,15 +132,6 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, threads: {torch.get_num_threads()}"
 
 
 def _finite(value: float) -> float | None:
