@@ -464,7 +464,7 @@ def best_sums(terms: Float[Tensor, "n m b"]) -> Float[Tensor, "n+1 m+1 b"]:
     return sums
 
 
-def _traceback(sums: Float[Tensor, "n+1 m+1 b"]) -> Int[Tensor, "b n"]:
+def _traceback(sums: Float[Tensor, "rows columns b"]) -> Int[Tensor, "b rows-1"]:
     """The pairs of the best sum: an entry is a pair unless it equals the entry above it or to its left."""
     rows, columns, batch = sums.shape
     flat = sums.flatten()
