@@ -19,7 +19,7 @@ def families(copies: int = 4, seed: int = 0) -> list[torch.Tensor]:
     adk, toxin = read(OPEN)[1].ca.float(), read(COBROTOXIN)[1].ca.float()
     generator = torch.Generator().manual_seed(seed)
     bases = (adk[:55], adk[110:155], toxin[:60])
-    return [base + 0.4 * torch.randn(base.shape, generator=generator) for base in bases for _ in range(copies)]
+    return [base + 0.6 * torch.randn(base.shape, generator=generator) for base in bases for _ in range(copies)]
 
 
 # Designability
@@ -101,17 +101,29 @@ def test_of_many_pairs_some_are_drawn_and_links_are_still_found():
     assert diversity(structures, designable, max_pairs=40, seed=1) != some
 
 
-def test_unlike_pairs_are_not_aligned_to_find_links(monkeypatch):
-    aligned = []
+@pytest.fixture
+def aligned(monkeypatch) -> list[int]:
+    """Numbers of pairs that were aligned by residues."""
+    counts, scores = [], sets.tm_scores
 
     def counted(queries, targets, pairs):
-        aligned.append(len(pairs))
+        counts.append(len(pairs))
         return scores(queries, targets, pairs)
 
-    scores = sets.tm_scores
     monkeypatch.setattr(sets, "tm_scores", counted)
+    return counts
+
+
+def test_unlike_pairs_are_not_aligned_to_find_links(aligned):
     diversity(families(6), np.zeros(18, dtype=bool), max_pairs=5)
     assert 45 <= aligned[0] < 100  # 45 pairs within families, of 153
+
+
+def test_a_fragment_is_not_linked_with_what_contains_it(aligned):
+    chain = read(OPEN)[1].ca.float()
+    structures = [chain[:60], chain, read(COBROTOXIN)[1].ca.float()]
+    assert diversity(structures, np.zeros(3, dtype=bool), max_pairs=1)["clusters_50"] == 1
+    assert aligned == [1]  # the one drawn
 
 
 def test_too_few_samples_for_pairs():
