@@ -19,7 +19,11 @@ SCHEDULES = [EDM(), DDPM(), Flow()]
 
 def small_denoiser(lmax=1, latent_lmax=1, seed=0, channels=16):
     torch.manual_seed(seed)
-    return Denoiser(6, latent_lmax, channels, lmax, depth=2, heads=4, pair_channels=8)
+    denoiser = Denoiser(6, latent_lmax, channels, lmax, depth=2, heads=4, pair_channels=8, points=3 if latent_lmax else 0)
+    for block in denoiser.blocks if latent_lmax else ():  # a fresh model's points have no effect, these do
+        for weight in block.contact.out.weights:
+            torch.nn.init.normal_(weight)
+    return denoiser
 
 
 def blank(count=4, num_nodes=6, lmax=1, channels=3, dtype=torch.float32):
@@ -251,6 +255,24 @@ def test_denoiser_tells_a_mirror_image():
 def test_denoiser_needs_the_degrees_of_its_latent():
     with pytest.raises(ValueError, match="lmax 1"):
         Denoiser(latent_channels=4, latent_lmax=2, lmax=1)
+
+
+def test_points_need_vectors_in_the_latent():
+    with pytest.raises(ValueError, match="points=4"):
+        Denoiser(latent_channels=4, latent_lmax=0, points=4)
+
+
+def test_points_change_nothing_before_training_and_much_after():
+    torch.manual_seed(0)
+    without = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8)
+    fresh = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, points=3)
+    fresh.load_state_dict(without.state_dict(), strict=False)
+    trained = small_denoiser()
+    trained.load_state_dict(without.state_dict(), strict=False)
+    cloud = centred_noise(blank(channels=6))
+    outs = [d(cloud, torch.zeros(4), Conditions.of_lengths(torch.full((4,), 60))) for d in (without, fresh, trained)]
+    assert_same_cloud(outs[0], outs[1], 1e-6)
+    assert (outs[0].features - outs[2].features).abs().max() > 0.01
 
 
 def test_gradients_are_finite_where_nodes_coincide():

@@ -1,10 +1,11 @@
 """The denoiser: an SO(3)-equivariant transformer over the few nodes of a latent."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ophio.cloud import Cloud
@@ -15,6 +16,8 @@ from ophio.layers import EquivariantNorm, SelfInteraction
 RADIAL = 16  # radial functions of a distance
 REACH = 32  # nodes along the chain that relative positions tell apart
 LENGTH_UNIT = 100.0  # residues
+CONTACT_RADIAL = 6  # radial functions of the distance of two points
+CONTACT_CHANNELS = 64
 
 
 class Denoiser(nn.Module):
@@ -31,6 +34,9 @@ class Denoiser(nn.Module):
         depth: blocks.
         heads: of the attention; divides `channels`.
         pair_channels: width of what is known of a pair of nodes.
+        points: places that each node marks in space, as a linear map of its latent (so they can stand for its residues).
+            All distances between the points of two nodes enter their pair, and messages can point from one to the
+            other: what two stretches of chain need to pack without passing through each other. 0 for none.
     """
 
     def __init__(
@@ -42,10 +48,13 @@ class Denoiser(nn.Module):
         depth: int = 8,
         heads: int = 8,
         pair_channels: int = 32,
+        points: int = 0,
     ):
         super().__init__()
         if not 1 <= max(1, latent_lmax) <= lmax:
             raise ValueError(f"lmax {lmax}: the denoiser needs at least 1 and the latent's highest degree {latent_lmax}")
+        if points and latent_lmax < 1:
+            raise ValueError(f"points={points}: they are placed by vectors, which a latent of lmax {latent_lmax} has not")
         self.latent_channels, self.latent_lmax, self.lmax = latent_channels, latent_lmax, lmax
         self.condition = ConditionEmbedding(channels)
         self.order = nn.Linear(2 * len(_FREQUENCIES) * 2, channels)
@@ -53,7 +62,8 @@ class Denoiser(nn.Module):
         widths = [2 * latent_channels + 2 * (degree == 1) for degree in range(max(1, latent_lmax) + 1)]
         self.embed = Linear(widths, channels)
         self.pair = PairEmbedding(pair_channels)
-        self.blocks = nn.ModuleList(DenoiserBlock(lmax, channels, heads, pair_channels) for _ in range(depth))
+        self.contacts = ContactEmbedding(latent_channels, points, channels) if points else None
+        self.blocks = nn.ModuleList(DenoiserBlock(lmax, channels, heads, pair_channels, points) for _ in range(depth))
         self.norm = EquivariantNorm(lmax, channels)
         self.out = Linear([channels] * (lmax + 1), latent_channels + 1, out_lmax=max(1, latent_lmax), gain=0.3)
 
@@ -71,8 +81,9 @@ class Denoiser(nn.Module):
         features = features + pad_degrees(order[..., None, :], self.lmax)
         condition = self.condition(noise_level, conditions)
         pairs = Pairs(noisy, previous, self.pair, self.lmax)
+        contacts = None if self.contacts is None else self.contacts(noisy, previous, condition)
         for block in self.blocks:
-            features = block(features, noisy, condition, pairs)
+            features = block(features, noisy, condition, pairs, contacts)
         out = self.out(split(self.norm(features)))
         latent = pad_degrees(out[..., :-1], self.latent_lmax)
         return Cloud(out[..., 1:4, -1], latent, noisy.mask).center()
@@ -88,19 +99,25 @@ class Denoiser(nn.Module):
 class DenoiserBlock(nn.Module):
     """Attention over the nodes, then self-interaction; the condition scales what enters and shifts the scalars."""
 
-    def __init__(self, lmax: int, channels: int, heads: int, pair_channels: int):
+    def __init__(self, lmax: int, channels: int, heads: int, pair_channels: int, points: int = 0):
         super().__init__()
         self.channels = channels
         self.norm = EquivariantNorm(lmax, channels, affine=False)
         self.modulation = nn.Linear(channels, (lmax + 3) * channels)
         self.attention = PairAttention(lmax, channels, heads, pair_channels)
+        self.contact = ContactMessages(lmax, channels, heads, points) if points else None
         self.interaction = SelfInteraction(lmax, channels)
 
-    def forward(self, features: Tensor, cloud: Cloud, condition: Tensor, pairs: "Pairs") -> Tensor:
+    def forward(
+        self, features: Tensor, cloud: Cloud, condition: Tensor, pairs: "Pairs", contacts: "Contacts | None"
+    ) -> Tensor:
         shift, late_shift, *scales = self.modulation(condition)[:, None, None].split(self.channels, dim=-1)
         parts = [part * (1 + scale) for part, scale in zip(split(self.norm(features)), scales, strict=True)]
         parts[0] = parts[0] + shift
-        features = features + self.attention(join(parts), pairs)
+        entering = join(parts)
+        features = features + self.attention(entering, pairs)
+        if self.contact is not None:
+            features = features + self.contact(entering, contacts, pairs.real)
         scalars, *rest = split(features)
         cloud = cloud.replace(features=join([scalars + late_shift, *rest]))
         return self.interaction(cloud).features
@@ -151,6 +168,40 @@ class PairAttention(nn.Module):
         return rearrange(self.bias(pairs.features) + along_query + along_key, "b i j h -> b h i j")
 
 
+class ContactMessages(nn.Module):
+    """What each node learns from where its points lie relative to every other node's.
+
+    A node i takes from a node j, for each head, a scalar and a vector: a sum of the points of both, seen from i, with
+    coefficients that depend on all distances between them. Heads weigh the nodes j by attention on the same distances.
+
+    Args:
+        lmax, channels: of the features.
+        heads: how many scalars and vectors are taken.
+        points: of every node, see `ContactEmbedding`.
+    """
+
+    def __init__(self, lmax: int, channels: int, heads: int, points: int):
+        super().__init__()
+        self.heads = heads
+        self.logits = nn.Linear(CONTACT_CHANNELS, heads)
+        self.sender = nn.Linear(channels, heads)
+        self.coefficients = nn.Linear(CONTACT_CHANNELS, heads * (1 + 4 * points))
+        self.out = Linear([heads, heads], channels, gain=0.0)  # no effect at first: training starts from what is there
+        self.lmax = lmax
+
+    def forward(
+        self, features: Float[Tensor, "batch n S C"], contacts: "Contacts", real: Bool[Tensor, "batch n"]
+    ) -> Float[Tensor, "batch n S C"]:
+        logits = self.logits(contacts.features) + self.sender(features[:, :, 0])[:, None]
+        weights = logits.masked_fill(~real[:, None, :, None], -torch.inf).softmax(2)  # [b, i, j, h]
+        coefficients = self.coefficients(contacts.features).unflatten(-1, (self.heads, -1)) * weights[..., None]
+        scalars, own, others = coefficients.split([1, *[contacts.own.shape[2]] * 2], dim=-1)
+        own = own.sum(2) @ contacts.own
+        others = torch.einsum("bijhp,bijpx->bihx", others, contacts.others)
+        vectors = rearrange(own + others, "b i h x -> b i x h")
+        return pad_degrees(self.out([rearrange(scalars.sum(2), "b i h one -> b i one h"), vectors]), self.lmax)
+
+
 class Pairs:
     """What is known of every pair of nodes, for all blocks: invariant features, harmonics of the direction, who is real."""
 
@@ -175,11 +226,47 @@ class PairEmbedding(nn.Module):
     def forward(
         self, noisy: Float[Tensor, "batch n n 3"], previous: Float[Tensor, "batch n n 3"]
     ) -> Float[Tensor, "batch n n P"]:
-        node = torch.arange(noisy.shape[1], device=noisy.device)
-        separation = (node[None] - node[:, None]).clamp(-REACH, REACH) + REACH
         agreement = (_squash(noisy) * _squash(previous)).sum(-1, keepdim=True)
         known = torch.cat([_radial(noisy), _radial(previous), agreement], dim=-1)
-        return self.mlp(self.separation(separation) + self.distances(known))
+        return self.mlp(self.separation(_separation(noisy)) + self.distances(known))
+
+
+class Contacts(NamedTuple):
+    """Where the points of two nodes lie relative to each other, in the noisy (first half) and in the previous Cloud."""
+
+    features: Float[Tensor, "batch n n K"]  # of all distances between them
+    own: Float[Tensor, "batch n p 3"]  # points of a node, from where it is
+    others: Float[Tensor, "batch n n p 3"]  # [i, j]: points of node j, from where node i is
+
+
+class ContactEmbedding(nn.Module):
+    """Marks points of every node and embeds the distances between those of two nodes.
+
+    Args:
+        latent_channels: of the Cloud; degrees above 1 do not enter.
+        points: of each node.
+        channels: of the condition, which tells how far the noisy Cloud can be trusted.
+    """
+
+    def __init__(self, latent_channels: int, points: int, channels: int):
+        super().__init__()
+        self.place = nn.Linear(latent_channels, points, bias=False)
+        self.distances = nn.Linear(2 * points**2 * CONTACT_RADIAL, CONTACT_CHANNELS)
+        self.condition = nn.Linear(channels, CONTACT_CHANNELS)
+        self.separation = nn.Embedding(2 * REACH + 1, CONTACT_CHANNELS)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(CONTACT_CHANNELS, CONTACT_CHANNELS), nn.SiLU())
+
+    def forward(self, noisy: Cloud, previous: Cloud, condition: Float[Tensor, "batch D"]) -> Contacts:
+        own, others, known = zip(*map(self._points, (noisy, previous)), strict=True)
+        context = self.separation(_separation(noisy.mask)) + self.condition(condition)[:, None, None]
+        features = self.mlp(self.distances(torch.cat(known, dim=-1)) + context)
+        return Contacts(features, torch.cat(own, dim=2), torch.cat(others, dim=3))
+
+    def _points(self, cloud: Cloud) -> tuple[Tensor, Tensor, Tensor]:
+        offsets = self.place(cloud.features[:, :, 1:4]).mT  # [b, n, p, 3]
+        placed = offsets + cloud.positions[:, :, None]
+        seen = placed[:, None] - cloud.positions[:, :, None, None]
+        return offsets, seen, _contact_radial(_distances(placed))
 
 
 class ConditionEmbedding(nn.Module):
@@ -212,8 +299,28 @@ def _chain_order(mask: Tensor) -> Float[Tensor, "batch n F"]:
     return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
+def _separation(nodes: Tensor) -> Int[Tensor, "n n"]:
+    """Steps along the chain from one node to another, numbered from 0 for REACH or more steps back."""
+    node = torch.arange(nodes.shape[1], device=nodes.device)
+    return (node[None] - node[:, None]).clamp(-REACH, REACH) + REACH
+
+
 def _squash(vectors: Tensor) -> Tensor:
     return vectors * (1 + vectors.square().sum(-1, keepdim=True)).rsqrt()
+
+
+def _distances(points: Float[Tensor, "batch n p 3"]) -> Float[Tensor, "batch n n p*p"]:
+    """All distances between the points of two nodes."""
+    flat = rearrange(points, "b n p x -> b (n p) x")
+    square = (flat[:, :, None] - flat[:, None]).square().sum(-1)
+    each = points.shape[2]
+    return rearrange((square + 1e-4).sqrt(), "b (i p) (j q) -> b i j (p q)", p=each, q=each)
+
+
+def _contact_radial(distance: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d*R"]:
+    """Gaussians of distances from 0 to 2.5, in units of a latent position: finer than a residue's size."""
+    centres = 2.5 * torch.linspace(0, 1, CONTACT_RADIAL, device=distance.device, dtype=distance.dtype)
+    return torch.exp(-2.0 * (distance[..., None] - centres).square()).flatten(-2)
 
 
 def _radial(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch R"]:
