@@ -317,7 +317,7 @@ def _distances(points: Float[Tensor, "batch n p 3"]) -> Float[Tensor, "batch n n
     return rearrange((square + 1e-4).sqrt(), "b (i p) (j q) -> b i j (p q)", p=each, q=each)
 
 
-def _contact_radial(distance: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d*R"]:
+def _contact_radial(distance: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch _"]:
     """Gaussians of distances from 0 to 2.5, in units of a latent position: finer than a residue's size."""
     centres = 2.5 * torch.linspace(0, 1, CONTACT_RADIAL, device=distance.device, dtype=distance.dtype)
     return torch.exp(-2.0 * (distance[..., None] - centres).square()).flatten(-2)
