@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _sample_options(sample)
 
+    evaluate = command(
+        "evaluate", _evaluate, "how good sampled structures are: designable, diverse, new, and beside controls",
+        "Designs sequences for every structure with ProteinMPNN, folds them and compares. Writes report.json, report.md, "
+        "index.html and records.jsonl. Records that are in the folder already are kept, so an interrupted run goes on. A file "
+        "that cannot be evaluated is named with the reason; the others are done, the exit status is 2.",
+    )  # fmt: skip
+    _evaluate_options(evaluate)
+
     made = "A file that cannot be done is named with the reason; the others are done, the exit status is 2."
     reconstruct = command(
         "reconstruct", _reconstruct, "structures -> latents -> structures, and how well they agree",
@@ -110,6 +118,50 @@ def _sample(options: argparse.Namespace) -> int:
     run.to(options.device).fill(options.batch_size)
     print(summary(collect(options.out, run.items), options.out))
     return 0
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, default, help: str, **more) -> None:
+        parser.add_argument(name, default=default, help=help, **more)
+
+    parser.add_argument("samples", type=Path, metavar="SAMPLES", help="folder of PDB, mmCIF or BinaryCIF files (also .gz)")
+    parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for what is written")
+    add("--num", None, "samples at most, the first by name (default: all)", type=int, metavar="N")
+    add("--fast", False, "3 sequences, no folding: only energies under the predicted distances", action="store_true")
+    add("--sequences", None, "designed for each structure (default: 8, with --fast 3)", type=int, metavar="N")
+    add("--engine", "trrosetta", "that folds (default: trrosetta)", choices=["trrosetta", "esmfold"])
+    add("--controls", None, "natives to compare with: a corpus (its test split) or a folder", type=Path, metavar="DIR")
+    add("--num-controls", 20, "natives at most, each also mirrored and noised; 0 for none (default: 20)", type=int, metavar="N")
+    add("--control-origin", [], "of the natives of a corpus (default: any)", choices=["designed", "natural", "predicted"], nargs="+")
+    add("--reference", None, "novelty against: a corpus (its training split) or a folder", type=Path, metavar="DIR")
+    add("--lengths", "20-512", "residues of chains that are evaluated (default: 20-512)", metavar="A-B")
+    add("--seed", 0, "of designing, folding and choosing controls (default: 0)", type=int)
+    add("--workers", 1, "processes (default: 1)", type=int, metavar="N")
+    add("--device", "cpu", "cpu, cuda, cuda:1, ... (default: cpu)")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ophio.evaluation.evaluate import NEVER_MADE, prepare
+    from ophio.evaluation.report import make_report, summary
+    from ophio.evaluation.self_consistency import Protocol
+    from ophio.samples import length_range
+
+    _check_device(options.device)
+    sequences = (3 if options.fast else 8) if options.sequences is None else options.sequences
+    protocol = Protocol(sequences, engine=options.engine, fast=options.fast, seed=options.seed)
+    evaluation = prepare(
+        options.samples, options.out, protocol, options.num, length_range(options.lengths),
+        options.controls, options.num_controls, options.control_origin, options.device,
+    )  # fmt: skip
+    report = make_report(evaluation, evaluation.fill(options.workers), options.reference)
+    print(summary(report, options.out))
+    bad = [record for record in report["failed"] if record["kind"] != NEVER_MADE]
+    for record in bad:
+        if record["kind"] == "failed":  # the others have been named before
+            _complain(f"{record['group']} {record['name']}: {record['failed']}")
+    if bad:
+        _complain(f"{len(bad)} structures could not be evaluated; see {options.out / 'report.md'}")
+    return 2 if bad else 0
 
 
 def _structure_options(parser: argparse.ArgumentParser) -> None:

@@ -21,11 +21,12 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table, padded so that it reads well as text; numbers to four significant digits."""
     header = list(rows[0])
-    cells = [header] + [[_text(row[key]) for key in header] for row in rows]
+    cells = [header] + [[text_of(row[key]) for key in header] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """As tables show it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

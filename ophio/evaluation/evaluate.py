@@ -1,0 +1,257 @@
+"""A folder of structures -> a record of each, and of controls; goes on after an interruption.
+
+    REPORT/settings.json         the protocol; a report holds records of one kind
+    REPORT/records.jsonl         one line a structure: samples, natives, mirror images, noised; those that failed, too
+    REPORT/controls/GROUP/       the structures of the controls
+    REPORT/novelty.json          the most similar reference of each sample
+"""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from torch import OutOfMemoryError
+from tqdm import tqdm
+
+from ophio.data.workers import Died, run_each
+from ophio.errors import UserError
+from ophio.evaluation.folding import FoldingEngine, load_engine
+from ophio.evaluation.inverse_folding import ProteinMPNN
+from ophio.evaluation.self_consistency import Protocol, self_consistency
+from ophio.evaluation.structures import (
+    LONGEST,
+    SAMPLES,
+    SHORTEST,
+    Item,
+    choose_natives,
+    content_hash,
+    generation_records,
+    read_backbone,
+    read_chain,
+    structure_files,
+    write_controls,
+)
+from ophio.files import write_whole
+from ophio.io import list_chains
+from ophio.protein import Protein
+from ophio.samples import claim
+from ophio.sampling import report_of
+
+VERSION = 1  # of what scores mean: records of another version are not mixed with new ones
+RECORDS = "records.jsonl"
+REJECTED = "rejected"  # a file without a structure that can be evaluated: no sample
+FAILED = "failed"  # a sample that could not be evaluated
+NEVER_MADE = "never made"  # a sample that sampling gave up
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to make one record."""
+
+    item: Item
+    protocol: Protocol
+    device: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything needed to fill a report with records; `prepare` makes it."""
+
+    folder: Path
+    samples: Path
+    items: list[Item]  # of samples, then of controls
+    absent: list[dict]  # records of samples without a structure to evaluate
+    unknown: list[str]  # files in the folder of samples that are no structures
+    protocol: Protocol
+    device: str
+    controls: Path | None  # where native controls come from
+    origins: Sequence[str]  # of those
+
+    def fill(self, num_workers: int = 1) -> list[dict]:
+        """Makes the records that the report does not have yet, `num_workers` at a time, and returns those of all items.
+
+        A record is written as soon as it is made. What is there for the same file content is kept; failures are tried again.
+        """
+        if num_workers < 1:
+            raise UserError(f"workers {num_workers}: give a number of processes, at least 1")
+        done = {_key(record) for record in _records(self.folder) if "failed" not in record}
+        waiting = [item for item in self.items if (item.group, item.name, content_hash(item.path)) not in done]
+        jobs = [Job(item, self.protocol, self.device, self.folder) for item in waiting]
+        try:
+            with closing(_results(jobs, num_workers)) as results:
+                for _ in tqdm(results, total=len(jobs), unit="structure", disable=None, leave=False):
+                    pass
+        finally:
+            _collect(self.folder)
+        found = {_key(record)[:2]: record for record in _records(self.folder)}
+        made = [found[item.group, item.name] for item in self.items if (item.group, item.name) in found]
+        return [record for record in made if record["group"] == SAMPLES] + self.absent + [
+            record for record in made if record["group"] != SAMPLES
+        ]
+
+
+def prepare(
+    samples: Path,
+    folder: Path,
+    protocol: Protocol,
+    num: int | None = None,
+    lengths: tuple[int, int] = (SHORTEST, LONGEST),
+    controls: Path | None = None,
+    num_controls: int = 20,
+    origins: Sequence[str] = (),
+    device: str = "cpu",
+) -> Evaluation:
+    """Reads the samples, chooses controls of the same lengths, and claims the folder of the report.
+
+    Args:
+        samples: folder of structure files; the first `num` by name are evaluated.
+        controls: a corpus, of which the test split serves, or a folder of native structures. None: mirror images and noised
+            versions of samples stand in, and there is no native ceiling.
+        num_controls: natives at most, each with its mirror image and its noised version; 0 for none.
+        origins: of the chains of a corpus: designed, natural, predicted; empty: all.
+
+    Warns of every file that cannot be evaluated, by name. Raises UserError where none can, and for options that make no sense,
+    before anything is written.
+    """
+    if folder.absolute() == samples.absolute():
+        raise UserError(f"{folder}: holds the samples: give another folder for the report")
+    if num is not None and num < 1:
+        raise UserError(f"num={num}: give a number of samples, at least 1")
+    if not 3 < lengths[0] <= lengths[1]:
+        raise UserError(f"lengths {lengths[0]}-{lengths[1]}: give a rising range of residues, from 4 on")
+    if num_controls < 0:
+        raise UserError(f"controls {num_controls}: give a number of chains, 0 for none")
+    files, unknown = structure_files(samples)
+    proteins, absent = _read_all(files[:num], lengths)
+    absent += _never_made(samples, num)
+    if not proteins:
+        raise UserError(f"{samples}: none of {len(absent)} samples can be evaluated; the first: {absent[0]['failed']}")
+    _load(protocol, device)  # a missing package or a wrong name is known now
+    originals = _originals(proteins, controls, num_controls, origins, protocol.seed)
+    claim(folder, {"version": VERSION, **asdict(protocol)}, "scores")
+    items = [Item(SAMPLES, path.name, path) for path in proteins]
+    items += write_controls(folder / "controls", originals, controls is not None, protocol.seed)
+    names = [path.name for path in unknown]
+    return Evaluation(folder, samples, items, absent, names, protocol, device, controls, tuple(origins))
+
+
+def evaluate_item(job: Job) -> dict:
+    """The record of one structure, which is also appended to the records of this process. Failures are records, too."""
+    started = time.perf_counter()
+    record = {"group": job.item.group, "name": job.item.name, "content": content_hash(job.item.path)}
+    try:
+        protein = read_chain(job.item.path)
+        record |= {"length": protein.num_residues, "chains": len(list_chains(job.item.path))}
+        record |= {key: _number(value) for key, value in report_of(protein).items()}
+        record |= self_consistency(protein, *_load(job.protocol, job.device), job.protocol)
+    except (MemoryError, OutOfMemoryError):
+        record |= {"failed": "not enough memory on this device", "kind": FAILED}
+    except Exception as error:  # of any kind: one structure must not stop the others
+        record |= {"failed": _reason(error, job.item.path), "kind": FAILED}
+    record["seconds"] = round(time.perf_counter() - started, 3)
+    _append(job.folder, record)
+    return record
+
+
+@cache
+def _load(protocol: Protocol, device: str) -> tuple[ProteinMPNN, FoldingEngine]:
+    """Once a process."""
+    return ProteinMPNN(protocol.mpnn_weights, device=device), load_engine(protocol.engine, device=device)
+
+
+def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[dict]:
+    if num_workers == 1 or len(jobs) < 2:
+        yield from map(evaluate_item, jobs)
+        return
+    for job, result in run_each(evaluate_item, jobs, num_workers):
+        if isinstance(result, Died):
+            what = {"failed": "its process died, perhaps of too little memory", "kind": FAILED, "seconds": None}
+            result = {"group": job.item.group, "name": job.item.name, "content": content_hash(job.item.path)} | what
+            _append(job.folder, result)
+        yield result
+
+
+def _read_all(files: Sequence[Path], lengths: tuple[int, int]) -> tuple[dict[Path, Protein], list[dict]]:
+    """The chains by file, and records of the files that have none to evaluate, of which it warns."""
+    proteins, rejected = {}, []
+    for path in tqdm(files, unit="file", disable=None, leave=False):
+        try:
+            proteins[path] = read_backbone(path, lengths)
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=3)
+            rejected.append(_absent(path.name, _reason(error, path), REJECTED))
+    return proteins, rejected
+
+
+def _never_made(samples: Path, num: int | None) -> list[dict]:
+    """Records of samples that sampling gave up."""
+    lost = [record for record in generation_records(samples)[:num] if "failed" in record]
+    return [_absent(record["name"], record["failed"], NEVER_MADE) for record in lost]
+
+
+def _absent(name: str, reason: str, kind: str) -> dict:
+    return {"group": SAMPLES, "name": name, "failed": reason, "kind": kind}
+
+
+def _originals(
+    proteins: dict[Path, Protein], controls: Path | None, num: int, origins: Sequence[str], seed: int
+) -> list[Protein]:
+    """Chains to make controls of: natives of the lengths of the samples, or some of the samples themselves."""
+    if num == 0:
+        return []
+    if controls is not None:
+        sizes = [protein.num_residues for protein in proteins.values()]
+        return choose_natives(controls, num, (min(sizes), max(sizes)), origins, seed)
+    chains = list(proteins.values())
+    return [chains[k] for k in np.random.default_rng(seed).permutation(len(chains))[:num].tolist()]
+
+
+def _number(value: float) -> float | None:
+    return round(value, 4) if np.isfinite(value) else None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    text = " ".join(str(error).split()).removeprefix(f"{path}: ")
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+# Files
+
+
+def _append(folder: Path, record: dict) -> None:
+    """To a file of this process, in one write: no other process can come in between."""
+    with open(folder / f"{RECORDS}.part{os.getpid()}", "ab", buffering=0) as log:
+        log.write(b"\n" + json.dumps(record).encode() + b"\n")  # the first ends a line that a crash cut off
+
+
+def _records(folder: Path) -> Iterator[dict]:
+    """Later ones replace earlier ones. A line cut off by a crash is passed over."""
+    for path in [folder / RECORDS, *sorted(folder.glob(f"{RECORDS}.part*"), key=lambda path: path.stat().st_mtime)]:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            yield record
+
+
+def _key(record: dict) -> tuple[str, str, str]:
+    return record["group"], record["name"], record["content"]
+
+
+def _collect(folder: Path) -> None:
+    """One file of records, the newest of each structure."""
+    parts = list(folder.glob(f"{RECORDS}.part*"))
+    newest = {_key(record)[:2]: record for record in _records(folder)}
+    lines = (json.dumps(newest[key]) + "\n" for key in sorted(newest))
+    write_whole(folder / RECORDS, "".join(lines).encode())
+    for part in parts:
+        part.unlink()

@@ -1,0 +1,317 @@
+"""From records to a report: what the samples are like beside their controls, as JSON, Markdown, CSV and a page with plots.
+
+    REPORT/report.json    every number, and which structures failed and why
+    REPORT/report.md      tables to read
+    REPORT/index.html     the same tables, and plots
+    REPORT/table.csv      one small table to keep, also table.md: a row for samples, natives, mirror images, noised
+"""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ophio import __version__
+from ophio.evaluation import plots
+from ophio.evaluation.comparison import compare_samples
+from ophio.evaluation.evaluate import FAILED, NEVER_MADE, Evaluation
+from ophio.evaluation.peers import PEER_ENGINE, PEERS
+from ophio.evaluation.sets import DESIGNABLE, designability
+from ophio.evaluation.structures import GROUPS, NATIVES, SAMPLES, generation_records, read_chain
+from ophio.files import write_whole
+from ophio.hardware import device_name
+from ophio.reconstruction import bootstrap_interval
+from ophio.tables import markdown, text_of, write_csv
+
+SHARES = {  # of all samples, failed ones too
+    "designable_mean_distance": lambda record: record["scrmsd_mean_distance"] < DESIGNABLE,
+    "codesignable": lambda record: record["codesign_rmsd"] < DESIGNABLE,
+    "codesignable_all_atom": lambda record: record["codesign_all_atom_rmsd"] < DESIGNABLE,
+}
+MEDIANS = ("confidence", "energy", "mpnn_score", "recovery", "codesign_rmsd", "codesign_tm", "codesign_energy")
+MEANS = (
+    "valid_residues", "clashes_per_100_residues", "chain_breaks", "rama_outliers", "left_handed_helices", "helix", "strand",
+    "seconds",
+)  # fmt: skip
+
+GROUP_COLUMNS = (
+    "group", "structures", "failed", "lengths", "designable", "designable_low", "designable_high", "sctm_above_0.5",
+    "sctm_above_0.5_low", "sctm_above_0.5_high", "scrmsd_median", "sctm_median", "designable_mean_distance", "codesignable",
+    "codesignable_all_atom", "confidence_median", "energy_median", "codesign_energy_median", "recovery_median", "valid_residues",
+    "clashes_per_100_residues", "helix", "strand", "seconds",
+)  # fmt: skip
+SET_COLUMNS = (
+    "mean_tm", "mean_tm_designable", "clusters_50", "clusters_50_designable", "clusters_60", "clusters_60_designable",
+    "max_tm_median", "max_tm_designable", "copies", "mmd", "mmd_low", "mmd_high", "mmd_floor",
+)  # fmt: skip
+
+
+def group_row(group: str, records: Sequence[Mapping]) -> dict[str, Any]:
+    """What one group of structures is like.
+
+    Shares are of the structures that were evaluated and of those that failed, which count as bad; files that hold no
+    structure to evaluate do not count. Intervals: 95 %, bootstrap over structures. Medians and means leave out what failed.
+    """
+    made = [record for record in records if "failed" not in record]
+    failed = [record for record in records if record.get("kind") in (FAILED, NEVER_MADE)]
+    row = {"group": group, "structures": len(made) + len(failed), "failed": len(failed)}
+    if not made:
+        return row
+    row["lengths"] = f"{min(r['length'] for r in made)}-{max(r['length'] for r in made)}"
+    if any("scrmsd" in record for record in made):
+        row |= designability(*([record.get(name) for record in [*made, *failed]] for name in ("scrmsd", "sctm")))
+    for name, passes in SHARES.items():
+        try:
+            passed = np.array([passes(record) for record in made] + [False] * len(failed), dtype=float)
+        except KeyError:
+            continue  # there is no such score of this protocol, or of structures without a sequence
+        low, high = bootstrap_interval(passed)
+        row |= {name: float(passed.mean()), f"{name}_low": low, f"{name}_high": high}
+    for names, statistic, suffix in ((MEDIANS, np.median, "_median"), (MEANS, np.mean, "")):
+        for name in names:
+            values = [record[name] for record in made if record.get(name) is not None]
+            if values:
+                row[f"{name}{suffix}"] = float(statistic(values))
+    return {key: None if value == np.inf else value for key, value in row.items() if key not in ("samples", "scored")}
+
+
+def make_report(evaluation: Evaluation, records: Sequence[dict], reference: Path | None = None) -> dict[str, Any]:
+    """Compares the samples as a set, writes all files of the report, and returns the content of report.json.
+
+    Args:
+        records: as `Evaluation.fill` returns them.
+        reference: a corpus, of which the training split counts, or a folder of structures: what novelty is measured against.
+    """
+    sets = compare_samples(evaluation, records, reference)
+    report = build(evaluation, records, sets, reference and reference.name)
+    write(evaluation.folder, report, draw(evaluation, records))
+    return report
+
+
+def summary(report: Mapping[str, Any], folder: Path) -> str:
+    """The first table, and where the others are."""
+    _, note, rows = _scores(report)
+    return f"{markdown(rows)}\n\n{note}\nOpen {folder / 'index.html'}; all numbers are in {folder / 'report.json'}"
+
+
+def build(evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
+    """The content of report.json.
+
+    Args:
+        records: of all structures, as `Evaluation.fill` returns them.
+        sets: scores of the samples as a set (`ophio.evaluation.comparison`).
+        reference: what novelty is measured against.
+    """
+    groups = {group: [record for record in records if record["group"] == group] for group in GROUPS}
+    generated = [r["seconds"] for r in generation_records(evaluation.samples) if "failed" not in r]
+    failed = [{key: record[key] for key in ("group", "name", "kind", "failed")} for record in records if "failed" in record]
+    several = [record["name"] for record in records if record.get("chains", 1) > 1]
+    return {
+        "ophio": __version__,
+        "torch": torch.__version__,
+        "hardware": device_name(evaluation.device),
+        "protocol": asdict(evaluation.protocol),
+        "samples": evaluation.samples.name,
+        "reference": reference,
+        "seconds_to_sample": float(np.mean(generated)) if generated else None,
+        "groups": [group_row(group, rows) for group, rows in groups.items() if rows],
+        "sets": dict(sets),
+        "controls": evaluation.controls and evaluation.controls.name,
+        "failed": failed,
+        "several_chains": several,
+        "not_structures": evaluation.unknown,
+    }
+
+
+def write(folder: Path, report: Mapping[str, Any], images: Mapping[str, bytes]) -> None:
+    """All files of the report but the records."""
+    parts = sections(report)
+    text = "\n\n".join(f"## {title}\n\n{note}\n\n{markdown(rows) if rows else ''}".rstrip() for title, note, rows in parts)
+    write_whole(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_whole(folder / "report.md", f"# Evaluation of {report['samples']}\n\n{text}\n".encode())
+    rows = table(report)
+    write_csv(rows, folder / "table.csv")
+    write_whole(folder / "table.md", (markdown(rows) + "\n").encode())
+    write_whole(folder / "index.html", _page(report, parts, images).encode())
+
+
+def draw(evaluation: Evaluation, records: Sequence[Mapping]) -> dict[str, bytes]:
+    """The plots by name; none without matplotlib."""
+    if not plots.available():
+        return {}
+    made = {(record["group"], record["name"]) for record in records if "failed" not in record}
+    kept = [item for item in evaluation.items if (item.group, item.name) in made]
+    shown = {group: [read_chain(item.path) for item in kept if item.group == group] for group in (SAMPLES, NATIVES)}
+    groups = {group: [r for r in records if r["group"] == group and "failed" not in r] for group in GROUPS}
+    return plots.draw_all(groups, shown)
+
+
+def table(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each group of structures, with the columns to keep of a report; scores of a set are those of the samples."""
+    groups, rows = report["groups"], []
+    sets = {key: report["sets"].get(key) for key in SET_COLUMNS}
+    for group in groups:
+        row = {key: group.get(key) for key in GROUP_COLUMNS}
+        of_set = group["group"] == SAMPLES
+        row |= {key: value if of_set else None for key, value in sets.items()}
+        rows.append(row | {"seconds_to_sample": report["seconds_to_sample"] if of_set else None})
+    rows = [{key: _rounded(value) for key, value in row.items()} for row in rows]
+    return _without_empty(rows)
+
+
+# Tables to read
+
+Section = tuple[str, str, list[dict[str, Any]]]  # title, a note, rows of a table
+
+
+def sections(report: Mapping[str, Any]) -> list[Section]:
+    """What a reader sees, in order."""
+    parts = [_scores(report), _failures(report), _structure(report), _sets(report), _peers(report)]
+    return [part for part in parts if part is not None]
+
+
+def _scores(report: Mapping[str, Any]) -> Section:
+    protocol = report["protocol"]
+    fast = "not folded; energy of the backbone under the predicted distances" if protocol["fast"] else "each folded"
+    sequences = f"ProteinMPNN ({protocol['mpnn_weights']}), {protocol['sequences']} sequences at T={protocol['temperature']}"
+    note = f"{sequences}; {protocol['engine']}, {fast}; on {report['hardware']}. Intervals: 95 %, bootstrap over structures."
+    if report["controls"] is None:
+        note += " Controls were made of samples; --controls takes natives, which show what the protocol can reach."
+    if report["seconds_to_sample"] is not None:
+        note += f" Sampling took {report['seconds_to_sample']:.3g} s a sample."
+    columns = {
+        "scRMSD < 2 Å": "designable", "scTM > 0.5": "sctm_above_0.5", "mean distance < 2 Å": "designable_mean_distance",
+        "co-design CA < 2 Å": "codesignable", "co-design all atoms < 2 Å": "codesignable_all_atom",
+    }  # fmt: skip
+    medians = {
+        "scRMSD": "scrmsd", "scTM": "sctm", "confidence": "confidence", "energy": "energy", "own energy": "codesign_energy",
+        "own sequence RMSD": "codesign_rmsd", "recovery": "recovery",
+    }  # fmt: skip
+    rows = []
+    for group in report["groups"]:
+        row = {"": group["group"], "n": group["structures"], "failed": group["failed"], "lengths": group.get("lengths", "")}
+        row |= {title: _share(group, key) for title, key in columns.items()}
+        row |= {f"{title}, median": _shown(group.get(f"{key}_median", "")) for title, key in medians.items()}
+        rows.append(row | {"s each": group.get("seconds", "")})
+    return "Self-consistency", note, _without_empty(rows)
+
+
+def _structure(report: Mapping[str, Any]) -> Section:
+    columns = {
+        "valid residues": "valid_residues", "clashes/100 residues": "clashes_per_100_residues", "chain breaks": "chain_breaks",
+        "Ramachandran outliers": "rama_outliers", "left-handed helices": "left_handed_helices", "helix": "helix", "strand": "strand",
+    }  # fmt: skip
+    rows = [{"": row["group"]} | {title: row.get(key, "") for title, key in columns.items()} for row in report["groups"]]
+    return "Structure", "Means over structures; breaks and left-handed helices a chain.", rows
+
+
+def _sets(report: Mapping[str, Any]) -> Section:
+    sets = {key: "" if value is None else value for key, value in report["sets"].items()}
+    both = {
+        "mean TM-score of pairs (lower: more diverse)": "mean_tm",
+        "clusters / samples, TM 0.5 (higher: more diverse)": "clusters_50",
+        "clusters / samples, TM 0.6 (higher: more diverse)": "clusters_60",
+    }
+    rows = [{"": title, "all": sets[key], "designable": sets[f"{key}_designable"]} for title, key in both.items()]
+    notes = ["Designable: scRMSD below 2 Å."]
+    if "compared" in sets:
+        rows.append({"": "highest TM-score to the reference: median; mean of designable", "all": sets["max_tm_median"]})
+        rows.append({"": "share above 0.9 (copies)", "all": sets["copies"]})
+        rows[-2]["designable"] = sets["max_tm_designable"]
+        notes.append(f"Reference: {report['reference']}.")
+    if "mmd" in sets:
+        value = f"{sets['mmd']:.2g} [{sets['mmd_low']:.2g}, {sets['mmd_high']:.2g}]"
+        rows.append({"": "bispectrum MMD², samples against natives", "all": value})
+        floor = f"Natives against natives: MMD² below {sets['mmd_floor']:.2g} in 95 % ({sets['mmd_natives']} natives;"
+        notes.append(f"{floor} p = {sets['mmd_p_value']:.2g}).")
+    return "The samples as a set", " ".join(notes), [row | {"designable": row.get("designable", "")} for row in rows]
+
+
+def _failures(report: Mapping[str, Any]) -> Section:
+    rows = [{"": r["group"], "structure": r["name"], "what": r["kind"], "why": r["failed"]} for r in report["failed"]]
+    notes = [
+        "Structures that failed, and samples that were never made, count as bad in every share; rejected files hold nothing that "
+        "can be evaluated, and do not count."
+        if rows
+        else "All structures were evaluated."
+    ]
+    if report["several_chains"]:
+        notes.append(f"{len(report['several_chains'])} files have several chains, of which the first was evaluated.")
+    if report["not_structures"]:
+        notes.append(f"Passed over, no structures: {', '.join(report['not_structures'][:20])}.")
+    return "Not evaluated", " ".join(notes), rows
+
+
+def _peers(report: Mapping[str, Any]) -> Section | None:
+    (ours,) = (row for row in report["groups"] if row["group"] == SAMPLES)
+    if "designable" not in ours:
+        return None
+    columns = {"scRMSD < 2 Å": "designable", "scTM > 0.5": "sctm_above_0.5", "clusters/samples": "clusters_50"}
+    rows = [{"system": report["samples"], "what": ours["lengths"], "folded by": report["protocol"]["engine"]}]
+    rows[0] |= {"scRMSD < 2 Å": _share(ours, "designable"), "scTM > 0.5": _share(ours, "sctm_above_0.5")}
+    rows[0] |= {"clusters/samples": report["sets"].get("clusters_50", ""), "s a sample": report["seconds_to_sample"]}
+    for peer in PEERS:
+        row = {"system": peer["system"], "what": peer["of"], "folded by": PEER_ENGINE}
+        rows.append(row | {title: peer[key] for title, key in columns.items()} | {"s a sample": peer["seconds_a_sample"]})
+    note = "Published figures, each under its own protocol, lengths and hardware (arXiv:2310.02508, arXiv:2502.14637)."
+    return "Beside other methods", note, [{key: "" if value is None else value for key, value in row.items()} for row in rows]
+
+
+def _shown(value: float | str | None) -> float | str:
+    return "-" if value is None else value  # the median structure failed
+
+
+def _share(row: Mapping[str, Any], key: str) -> str:
+    return f"{row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]" if key in row else ""
+
+
+def _without_empty(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = [key for key in rows[0] if any(row[key] != "" for row in rows)]
+    return [{key: row[key] for key in kept} for row in rows]
+
+
+def _rounded(value: Any) -> Any:
+    if value is None:
+        return ""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+# The page
+
+STYLE = (
+    "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse;font-size:13px}"
+    "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}div{overflow-x:auto}img{max-width:100%}"
+)
+TITLES = {
+    "scores": "Self-consistency: shares of structures; values beyond the axis are in its last bar",
+    "ramachandran": "Ramachandran density",
+    "secondary_structure": "Helix and strand content (P-SEA), a point a structure",
+    "novelty": "Novelty against self-consistency, a point a sample",
+}
+
+
+def _page(report: Mapping[str, Any], parts: Sequence[Section], images: Mapping[str, bytes]) -> str:
+    title = html.escape(f"Evaluation of {report['samples']}")
+    tables = "".join(f"<h2>{html.escape(name)}</h2><p>{html.escape(note)}</p>{_html_table(rows)}" for name, note, rows in parts)
+    pictures = "".join(
+        f'<h2>{TITLES[name]}</h2><img alt="{TITLES[name]}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        for name, image in images.items()
+    )
+    if not images:
+        pictures = '<p>Plots need matplotlib: <code>pip install "ophio[view]"</code>, then run the same command again.</p>'
+    head = f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
+    return f"{head}<body><h1>{title}</h1>{tables}{pictures}</body></html>\n"
+
+
+def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
+    lines = ("".join(f"<td>{html.escape(text_of(value))}</td>" for value in row.values()) for row in rows)
+    return f"<div><table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
