@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--model", metavar="NAME|PATH", help="the model that encoded them (default: the one they name)")
     _output_options(decode, structures=True)
 
+    interpolate = command(
+        "interpolate", _interpolate, "a path between conformations of one protein, and how physical it is",
+        "Writes the path as the models of one file; beside it a report (.json) of every frame and of two baselines, "
+        "straight lines of atoms and of torsions, and a page to look at (.html).",
+    )  # fmt: skip
+    _interpolate_options(interpolate)
+
     command("models", _models, "released models")
     return parser
 
@@ -130,6 +137,8 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     add("--fast", False, "3 sequences, no folding: only energies under the predicted distances", action="store_true")
     add("--sequences", None, "designed for each structure (default: 8, with --fast 3)", type=int, metavar="N")
     add("--engine", "trrosetta", "that folds (default: trrosetta)", choices=["trrosetta", "esmfold"])
+    add("--engine-weights", None, "of esmfold: a folder, or a name on the Hugging Face hub", metavar="PATH|NAME")
+    add("--networks", None, "of trrosetta, 1 to 5: fewer are faster and a little worse (default: 5)", type=int, metavar="N")
     add("--controls", None, "natives to compare with: a corpus (its test split) or a folder", type=Path, metavar="DIR")
     add("--num-controls", 20, "natives at most, each also mirrored and noised; 0 for none (default: 20)", type=int, metavar="N")
     add("--control-origin", [], "of the natives of a corpus (default: any)", choices=["designed", "natural", "predicted"], nargs="+")
@@ -141,27 +150,30 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ophio.evaluation.evaluate import NEVER_MADE, prepare
+    from ophio.evaluation.evaluate import FAILED, REJECTED, complaint, prepare
     from ophio.evaluation.report import make_report, summary
     from ophio.evaluation.self_consistency import Protocol
     from ophio.samples import length_range
 
     _check_device(options.device)
     sequences = (3 if options.fast else 8) if options.sequences is None else options.sequences
-    protocol = Protocol(sequences, engine=options.engine, fast=options.fast, seed=options.seed)
+    engine = {"engine": options.engine, "engine_weights": options.engine_weights, "networks": options.networks}
+    protocol = Protocol(sequences, fast=options.fast, seed=options.seed, **engine)
     evaluation = prepare(
         options.samples, options.out, protocol, options.num, length_range(options.lengths),
         options.controls, options.num_controls, options.control_origin, options.device,
     )  # fmt: skip
+    rejected = [record for record in evaluation.absent if record["kind"] == REJECTED]
+    for record in rejected:
+        _complain(complaint(record, options.samples))
     report = make_report(evaluation, evaluation.fill(options.workers), options.reference)
     print(summary(report, options.out))
-    bad = [record for record in report["failed"] if record["kind"] != NEVER_MADE]
-    for record in bad:
-        if record["kind"] == "failed":  # the others have been named before
-            _complain(f"{record['group']} {record['name']}: {record['failed']}")
-    if bad:
-        _complain(f"{len(bad)} structures could not be evaluated; see {options.out / 'report.md'}")
-    return 2 if bad else 0
+    failed = [record for record in report["failed"] if record["kind"] == FAILED]
+    for record in failed:
+        _complain(complaint(record, options.samples))
+    if failed or rejected:
+        _complain(f"{len(failed + rejected)} structures could not be evaluated; see {options.out / 'report.md'}")
+    return 2 if failed or rejected else 0
 
 
 def _structure_options(parser: argparse.ArgumentParser) -> None:

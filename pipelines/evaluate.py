@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ophio.config import pipeline
-from ophio.evaluation.evaluate import prepare
+from ophio.evaluation.evaluate import complaint, prepare
 from ophio.evaluation.report import make_report, summary
 from ophio.evaluation.self_consistency import Protocol
 from ophio.samples import length_range
@@ -27,6 +27,9 @@ def main(
     temperature: float,
     mpnn_weights: str,
     engine: str,
+    engine_weights: str | None,
+    networks: int | None,
+    starts: int | None,
     lengths: str,
     controls: str | None,
     num_controls: int,
@@ -37,7 +40,7 @@ def main(
     device: str,
 ) -> None:
     count = (3 if fast else 8) if sequences is None else sequences
-    protocol = Protocol(count, temperature, mpnn_weights, engine, fast, seed)
+    protocol = Protocol(count, temperature, mpnn_weights, engine, engine_weights, networks, starts, fast, seed)
     natives = None if controls is None else Path(controls)
     evaluation = prepare(
         Path(samples), Path(output), protocol, num, length_range(lengths), natives, num_controls, list(origins), device
@@ -45,7 +48,7 @@ def main(
     report = make_report(evaluation, evaluation.fill(num_workers), None if reference is None else Path(reference))
     print(summary(report, Path(output)))
     for record in report["failed"]:
-        print(f"{record['group']} {record['name']}: {record['kind']}: {record['failed']}", file=sys.stderr)
+        print(complaint(record, Path(samples)), file=sys.stderr)
 
 
 if __name__ == "__main__":

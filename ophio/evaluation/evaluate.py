@@ -9,8 +9,7 @@
 import json
 import os
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -118,8 +117,8 @@ def prepare(
         num_controls: natives at most, each with its mirror image and its noised version; 0 for none.
         origins: of the chains of a corpus: designed, natural, predicted; empty: all.
 
-    Warns of every file that cannot be evaluated, by name. Raises UserError where none can, and for options that make no sense,
-    before anything is written.
+    Files that cannot be evaluated are among `absent`, each with the reason. Raises UserError where none can be, and for options
+    that make no sense, before anything is written.
     """
     if folder.absolute() == samples.absolute():
         raise UserError(f"{folder}: holds the samples: give another folder for the report")
@@ -164,7 +163,8 @@ def evaluate_item(job: Job) -> dict:
 @cache
 def _load(protocol: Protocol, device: str) -> tuple[ProteinMPNN, FoldingEngine]:
     """Once a process."""
-    return ProteinMPNN(protocol.mpnn_weights, device=device), load_engine(protocol.engine, device=device)
+    engine = load_engine(protocol.engine, device, protocol.engine_weights, protocol.networks, protocol.starts)
+    return ProteinMPNN(protocol.mpnn_weights, device=device), engine
 
 
 def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[dict]:
@@ -180,13 +180,12 @@ def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[dict]:
 
 
 def _read_all(files: Sequence[Path], lengths: tuple[int, int]) -> tuple[dict[Path, Protein], list[dict]]:
-    """The chains by file, and records of the files that have none to evaluate, of which it warns."""
+    """The chains by file, and records of the files that have none to evaluate."""
     proteins, rejected = {}, []
     for path in tqdm(files, unit="file", disable=None, leave=False):
         try:
             proteins[path] = read_backbone(path, lengths)
         except UserError as error:
-            warnings.warn(str(error), stacklevel=3)
             rejected.append(_absent(path.name, _reason(error, path), REJECTED))
     return proteins, rejected
 
@@ -221,6 +220,12 @@ def _number(value: float) -> float | None:
 def _reason(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split()).removeprefix(f"{path}: ")
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def complaint(record: Mapping, samples: Path) -> str:
+    """One line about a structure that could not be evaluated."""
+    where = samples / record["name"] if record["group"] == SAMPLES else f"{record['group']} {record['name']}"
+    return f"{where}: {record['failed']}"
 
 
 # Files

@@ -63,7 +63,8 @@ def group_row(group: str, records: Sequence[Mapping]) -> dict[str, Any]:
     row = {"group": group, "structures": len(made) + len(failed), "failed": len(failed)}
     if not made:
         return row
-    row["lengths"] = f"{min(r['length'] for r in made)}-{max(r['length'] for r in made)}"
+    shortest, longest = min(record["length"] for record in made), max(record["length"] for record in made)
+    row["lengths"] = str(shortest) if shortest == longest else f"{shortest}-{longest}"
     if any("scrmsd" in record for record in made):
         row |= designability(*([record.get(name) for record in [*made, *failed]] for name in ("scrmsd", "sctm")))
     for name, passes in SHARES.items():
@@ -181,7 +182,9 @@ def _scores(report: Mapping[str, Any]) -> Section:
     fast = "not folded; energy of the backbone under the predicted distances" if protocol["fast"] else "each folded"
     sequences = f"ProteinMPNN ({protocol['mpnn_weights']}), {protocol['sequences']} sequences at T={protocol['temperature']}"
     note = f"{sequences}; {protocol['engine']}, {fast}; on {report['hardware']}. Intervals: 95 %, bootstrap over structures."
-    if report["controls"] is None:
+    if len(report["groups"]) == 1:
+        note += " There are no controls."
+    elif report["controls"] is None:
         note += " Controls were made of samples; --controls takes natives, which show what the protocol can reach."
     if report["seconds_to_sample"] is not None:
         note += f" Sampling took {report['seconds_to_sample']:.3g} s a sample."
@@ -226,10 +229,9 @@ def _sets(report: Mapping[str, Any]) -> Section:
         rows[-2]["designable"] = sets["max_tm_designable"]
         notes.append(f"Reference: {report['reference']}.")
     if "mmd" in sets:
-        value = f"{sets['mmd']:.2g} [{sets['mmd_low']:.2g}, {sets['mmd_high']:.2g}]"
-        rows.append({"": "bispectrum MMD², samples against natives", "all": value})
-        floor = f"Natives against natives: MMD² below {sets['mmd_floor']:.2g} in 95 % ({sets['mmd_natives']} natives;"
-        notes.append(f"{floor} p = {sets['mmd_p_value']:.2g}).")
+        value, low, high, floor = (_shown(report["sets"][key]) for key in ("mmd", "mmd_low", "mmd_high", "mmd_floor"))
+        rows.append({"": "bispectrum MMD², samples against natives", "all": f"{value} [{low}, {high}]"})
+        notes.append(f"MMD² of natives against natives: below {floor} in 95 % ({sets['mmd_natives']} natives).")
     return "The samples as a set", " ".join(notes), [row | {"designable": row.get("designable", "")} for row in rows]
 
 
@@ -263,8 +265,8 @@ def _peers(report: Mapping[str, Any]) -> Section | None:
     return "Beside other methods", note, [{key: "" if value is None else value for key, value in row.items()} for row in rows]
 
 
-def _shown(value: float | str | None) -> float | str:
-    return "-" if value is None else value  # the median structure failed
+def _shown(value: float | str | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else value
 
 
 def _share(row: Mapping[str, Any], key: str) -> str:

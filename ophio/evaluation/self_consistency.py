@@ -29,7 +29,7 @@ class Protocol:
         sequences: that ProteinMPNN designs.
         temperature: of ProteinMPNN.
         mpnn_weights: "vanilla" or "soluble".
-        engine: that folds: "trrosetta" or "esmfold".
+        engine, engine_weights, networks, starts: that folds, see `ophio.evaluation.folding.load_engine`; None for its own choice.
         fast: no folding, only the energy of the backbone under the predicted distogram of each sequence.
         seed: of ProteinMPNN and of the folding engine.
 
@@ -40,6 +40,9 @@ class Protocol:
     temperature: float = 0.1
     mpnn_weights: str = "vanilla"
     engine: str = "trrosetta"
+    engine_weights: str | None = None
+    networks: int | None = None
+    starts: int | None = None
     fast: bool = False
     seed: int = 0
 
