@@ -106,7 +106,11 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     add("--noise-scale", None, "below 1: better and less diverse samples (default: likewise)", type=float, metavar="X")
     add("--helix", float("nan"), "fraction of helix to aim at, 0-1 (default: any)", type=float, metavar="X")
     add("--strand", float("nan"), "fraction of strand to aim at, 0-1 (default: any)", type=float, metavar="X")
-    add("--guidance", 1.0, "how far to follow --helix and --strand; 1 is as trained (default: 1)", type=float, metavar="X")
+    add(
+        "--compactness", None, "radius of gyration / N^0.38 to aim at, Å; natural: 2.1-2.5 (default: likewise)",
+        type=float, metavar="X",
+    )  # fmt: skip
+    add("--guidance", 1.0, "how far to follow these; 1 is as trained (default: 1)", type=float, metavar="X")
     parser.add_argument(
         "--idealize", action="store_true", help="restore bond lengths and angles by small moves after decoding"
     )
@@ -120,7 +124,8 @@ def _sample(options: argparse.Namespace) -> int:
 
     _check_device(options.device)
     asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
-    asked |= {"helix": options.helix, "strand": options.strand, "guidance": options.guidance}
+    asked |= {"helix": options.helix, "strand": options.strand, "compactness": options.compactness}
+    asked |= {"guidance": options.guidance}
     run = prepare(options.model, options.num, options.length, options.seed, options.out, asked, options.idealize)
     run.to(options.device).fill(options.batch_size)
     print(summary(collect(options.out, run.items), options.out))
@@ -174,6 +179,50 @@ def _evaluate(options: argparse.Namespace) -> int:
     if failed or rejected:
         _complain(f"{len(failed + rejected)} structures could not be evaluated; see {options.out / 'report.md'}")
     return 2 if failed or rejected else 0
+
+
+def _interpolate_options(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, help: str, **more) -> None:
+        parser.add_argument(name, help=help, **more)
+
+    many = "two or more structures in the order of the path, or one file of several models"
+    add("inputs", many, nargs="+", type=Path, metavar="IN")
+    add("--out", "the path: .pdb, .cif or .bcif, also .gz", type=Path, required=True, metavar="FILE")
+    add("--num", "frames from one structure to the next, both included (default: 25)", type=int, default=25, metavar="N")
+    ways = ["linear", "spherical", "rigid", "geodesic"]
+    add("--method", "way through the latent space (default: the one that measured best)", choices=ways)
+    add("--pin-ends", "start and end exactly on the structures given; measured so, too", action="store_true")
+    add("--no-finish", "leave frames as decoded: bonds, angles and clashes are not corrected", action="store_true")
+    near = "known intermediates: how near does each path come?"
+    add("--reference", near, nargs="+", type=Path, default=[], metavar="FILE")
+    add("--trajectory", "write the coordinates also as .dcd or .xtc", type=Path, metavar="FILE")
+    add("--chain", "chain id, the author's, or one for each file: A,B (default: the first protein chain)", metavar="ID")
+    add("--model-number", "model in each of several files (default: 1)", type=int, default=1, metavar="N")
+    add("--skip-nonstandard", "leave out residues that are not among the 20 amino acids", action="store_true")
+    add("--model", "released autoencoder, or a folder that training wrote (default: the smoothest)", metavar="NAME|PATH")
+    add("--device", "cpu, cuda, cuda:1, ... (default: cpu)", default="cpu")
+
+
+def _interpolate(options: argparse.Namespace) -> int:
+    from ophio.interpolation import METHOD, MODEL, superposed
+    from ophio.pairing import common_residues
+    from ophio.path_report import LATENT, path_report, paths
+    from ophio.paths import check_outputs, read_conformations, read_references, report_of_paths, summary, write_path
+
+    check_outputs(options.out, options.trajectory, [*options.inputs, *options.reference])
+    found = read_conformations(options.inputs, options.chain, options.model_number, options.skip_nonstandard)
+    references = read_references(options.reference, options.skip_nonstandard)
+    structures = superposed(common_residues(found))
+    settings = {"model": options.model or MODEL, "method": options.method or METHOD, "num": options.num}
+    settings |= {"pin_ends": options.pin_ends, "finish": not options.no_finish}
+    model = _load(settings["model"], options.device)
+    _make_folder(options.out.parent)
+    made = paths(structures, model, options.num, settings["method"], options.pin_ends, not options.no_finish)
+    reports = {name: path_report(frames, structures, options.num) for name, frames in made.items()}
+    report = settings | report_of_paths(made, reports, structures, references)
+    write_path(made[LATENT], report, options.out, options.trajectory)
+    print(summary(report, options.out))
+    return 0
 
 
 def _structure_options(parser: argparse.ArgumentParser) -> None:

@@ -10,15 +10,15 @@ from ophio.irreps.harmonics import solid_harmonics
 from ophio.irreps.layout import dim
 
 
-def wigner_matrix(degree: int, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "M M"]:
+def wigner_matrix(degree: int, rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch M M"]:
     """D with Y_l(R r) = D Y_l(r), by least squares over fixed directions (float64 accuracy for a float64 rotation)."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(32, 3, generator=generator, dtype=torch.float64).to(rotation)
     points = points / points.norm(dim=-1, keepdim=True)
     part = slice(dim(degree - 1), dim(degree))
     before = solid_harmonics(points, degree)[:, part]
-    after = solid_harmonics(points @ rotation.T, degree)[:, part]
-    return torch.linalg.lstsq(before, after).solution.T
+    after = solid_harmonics(points @ rotation.mT, degree)[..., part]
+    return (torch.linalg.pinv(before) @ after).mT
 
 
 @cache

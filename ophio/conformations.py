@@ -1,0 +1,126 @@
+"""Paths between the known conformations of many proteins: how often they stay physical, and what they pass by."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ophio.autoencoder import Autoencoder
+from ophio.data.corpus import Corpus
+from ophio.interpolation import encode, superposed
+from ophio.metrics.rmsd import rmsd
+from ophio.pairing import common_residues
+from ophio.path_report import CARTESIAN, LATENT, closest_approach, path_report, paths
+from ophio.protein import Protein
+
+TAIL = 5  # residues at either end that the core leaves out
+OUTLIERS = ("bond_outliers", "angle_outliers")
+OF_ENDS, OF_LINE, CLASHES = 1.5, 1 / 3, 1.5  # limits of the middle of a path
+BACKBONES = "crystal_backbone"
+SIMULATED = "md"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conformations of one sequence."""
+
+    number: int
+    proteins: list[Protein]
+    kinds: list[str]
+    distance: Float[np.ndarray, "k k"]  # CA RMSD, Å
+    core: float  # Å: the largest CA RMSD without the tails
+
+    @property
+    def extremes(self) -> tuple[int, int]:
+        """The two that are farthest apart."""
+        return tuple(sorted(np.unravel_index(self.distance.argmax(), self.distance.shape)))
+
+
+def groups(corpus: Corpus) -> Iterator[Group]:
+    """The groups of a corpus with two or more conformations that hold side chains, by number."""
+    members: dict[int, list[int]] = {}
+    for k in range(len(corpus)):
+        about = corpus.metadata(k)
+        if about["group"] >= 0 and about["kind"] != BACKBONES:
+            members.setdefault(about["group"], []).append(k)
+    for number in sorted(members):
+        if len(members[number]) > 1:
+            kinds = [corpus.metadata(k)["kind"] for k in members[number]]
+            proteins = common_residues([corpus[k] for k in members[number]])
+            ca = torch.stack([protein.ca for protein in proteins])
+            core = float(_distances(ca[:, TAIL:-TAIL]).max())
+            yield Group(number, proteins, kinds, _distances(ca).numpy(), core)
+
+
+def _distances(ca: Float[Tensor, "k n 3"]) -> Float[Tensor, "k k"]:
+    i, j = torch.triu_indices(len(ca), len(ca), 1)
+    distance = torch.zeros(len(ca), len(ca))
+    distance[i, j] = rmsd(ca[i], ca[j], torch.ones(ca.shape[1], dtype=torch.bool).expand(len(i), -1))
+    return distance + distance.T
+
+
+def pair_row(group: Group, model: Autoencoder, num: int, method: str, finish: bool) -> dict:
+    """The path between the two extremes of a group, and which limits its middle keeps.
+
+    The middle third's bond and angle outliers are at most 1.5 times those of the end reconstructions, and a third of those
+    of the Cartesian line; no frame has a chain break; the middle has at most 1.5 times the clashes of the ends.
+    """
+    ends = superposed([group.proteins[k] for k in group.extremes])
+    made = paths(ends, model, num, method, pin_ends=False, finish=finish)
+    reports = {name: path_report(frames, ends, num)["path"] for name, frames in made.items()}
+    latent, line = reports[LATENT], reports[CARTESIAN]
+    row = {"group": group.number, "from": ends[0].name, "to": ends[1].name, "residues": ends[0].num_residues}
+    row |= {"core_rmsd": group.core, "ca_rmsd": float(group.distance.max())}
+    row |= {key: latent[key] for key in ("end_rmsd", "arc_length", "monotonicity")}
+    for name in (*OUTLIERS, "omega_outliers", "rama_outliers", "clashes"):
+        row |= {f"{name}_ends": latent["ends"][name], f"{name}_middle": latent["middle"][name]}
+        row |= {f"{name}_{other}": reports[other]["middle"][name] for other in reports if other != LATENT}
+    row["chain_breaks"] = latent["worst"]["chain_breaks"]
+    passed = {f"{name}_like_ends": latent["middle"][name] <= OF_ENDS * latent["ends"][name] for name in OUTLIERS}
+    passed |= {f"{name}_below_line": latent["middle"][name] <= OF_LINE * line["middle"][name] for name in OUTLIERS}
+    passed["no_break"] = latent["worst"]["chain_breaks"] == 0
+    passed["no_more_clashes"] = latent["middle"]["clashes"] <= CLASHES * latent["ends"]["clashes"]
+    return row | passed | {"all": all(passed.values())}
+
+
+def approach_row(group: Group, model: Autoencoder, num: int, method: str, finish: bool) -> dict:
+    """How near the path between the extremes of a group comes to its other, simulated conformations: mean CA RMSD, Å."""
+    extremes = group.extremes
+    ends = superposed([group.proteins[k] for k in extremes])
+    between = [k for k, kind in enumerate(group.kinds) if kind == SIMULATED and k not in extremes]
+    row = {"group": group.number, "residues": ends[0].num_residues, "ca_rmsd": float(group.distance.max())}
+    row["intermediates"] = len(between)
+    for name, frames in paths(ends, model, num, method, pin_ends=False, finish=finish).items():
+        row[name] = float(np.mean([closest_approach(frames, ends[0], group.proteins[k])["ca_rmsd"] for k in between]))
+    return row
+
+
+def smoothness_row(group: Group, model: Autoencoder) -> dict:
+    """Rank correlation (Spearman) of latent distance and CA RMSD over the pairs of a group."""
+    pairs = list(combinations(range(len(group.proteins)), 2))
+    latent = [latent_distance(*(group.proteins[k] for k in pair), model) for pair in pairs]
+    distance = [group.distance[pair] for pair in pairs]
+    row = {"group": group.number, "residues": group.proteins[0].num_residues, "conformations": len(group.proteins)}
+    return row | {"rank_correlation": rank_correlation(latent, distance)}
+
+
+def latent_distance(a: Protein, b: Protein, model: Autoencoder) -> float:
+    """Root mean squared difference of the latent features of two superposed conformations."""
+    clouds = [latent.cloud for latent in encode(superposed([a, b]), model)]
+    return float((clouds[0].features - clouds[1].features)[clouds[0].mask].square().mean().sqrt())
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's, for values without ties."""
+    ranks = (np.argsort(np.argsort(values)) for values in (x, y))
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def pair_summary(rows: Sequence[dict]) -> dict:
+    """Means of the numbers, and shares of the pairs that keep each limit."""
+    kept = {key: float(np.mean([row[key] for row in rows])) for key, value in rows[0].items() if not isinstance(value, str)}
+    return {"pairs": len(rows), **{key: value for key, value in kept.items() if key != "group"}}
