@@ -10,7 +10,7 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ophio.constants import BACKBONE_BOND_LENGTH, CA, CHAIN_BREAK_CN, C, N, O
+from ophio.constants import BACKBONE_BOND_LENGTH, CA, C, N, O
 
 _NEXT = 4  # N, CA, C, O of the following residue come after the residue's own
 # Å, means of high-resolution structures (Engh & Huber 1991). 1-3 distances fix the angles; N-CA-C is left free.
@@ -25,6 +25,7 @@ IDEAL_DISTANCES = {
     (C, _NEXT + CA): 2.433,
 }
 TAU_RANGE = (2.37, 2.55)  # Å from N to C: N-CA-C between 105 and 117.5 degrees
+LINK_LIMIT = 3.5  # Å between C and the next N, before any correction; farther apart, residues are not pulled together
 MAX_CB_DEVIATION = 0.25  # Å; farther from where N, CA and C put it, CB counts as an outlier (Lovell et al. 2003)
 
 
@@ -77,7 +78,7 @@ class BackboneGeometry(nn.Module):
 
     def _active(self, backbone: Tensor, mask: Tensor) -> Bool[Tensor, "batch L 8"]:
         gap = backbone[:, 1:, N] - backbone[:, :-1, C]
-        linked = (gap.square().sum(-1) < CHAIN_BREAK_CN**2) & mask[:, 1:] & mask[:, :-1]
+        linked = (gap.square().sum(-1) < LINK_LIMIT**2) & mask[:, 1:] & mask[:, :-1]
         linked = torch.cat([linked, torch.zeros_like(mask[:, :1])], dim=1)
         return mask[..., None] & (linked[..., None] | ~self.across)
 

@@ -165,6 +165,8 @@ def prepare(
     diffusion, autoencoder = load_diffusion(model)
     chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
     sampler = check_settings(SamplerSettings(**chosen))
+    if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.contents > 2:
+        raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
     odd = outside_training(items, card["lengths"])
     if odd:
         warnings.warn(odd, stacklevel=2)
@@ -186,6 +188,8 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
         value = getattr(sampler, name)
         if value == value and not 0 <= value <= 1:
             raise UserError(f"{name} {value}: give a fraction from 0 to 1")
+    if sampler.compactness == sampler.compactness and not 1 <= sampler.compactness <= 10:
+        raise UserError(f"compactness {sampler.compactness}: give a radius of gyration over N^0.38, Å; compact: 2.2")
     if sampler.helix + sampler.strand > 1:
         raise UserError(f"helix {sampler.helix} and strand {sampler.strand}: together more than the whole chain")
     return sampler

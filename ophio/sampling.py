@@ -34,6 +34,7 @@ class SamplerSettings:
         steps: of the sampler; "heun" evaluates the network twice a step.
         noise_scale: below 1 for fewer surprises.
         helix, strand: fractions asked for; NaN for any.
+        compactness: radius of gyration / N^0.38 (Å) asked for, where the model knows it; NaN for any.
         guidance: how far to follow them, 1 as trained.
     """
 
@@ -42,6 +43,7 @@ class SamplerSettings:
     noise_scale: float = 1.0
     helix: float = float("nan")
     strand: float = float("nan")
+    compactness: float = float("nan")
     guidance: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,7 +113,7 @@ def _draw(
     count = torch.tensor(lengths, device=device)
     residue_mask = torch.arange(max(lengths), device=device) < count[:, None]
     node_mask = autoencoder.masks(residue_mask)[-1]
-    conditions = Conditions.of_lengths(count, settings.helix, settings.strand)
+    conditions = Conditions.of_lengths(count, settings.helix, settings.strand, settings.compactness)
     cloud = diffusion.sample(
         node_mask,
         conditions,

@@ -26,6 +26,7 @@ def main(
     noise_scale: float | None,
     helix: float | None,
     strand: float | None,
+    compactness: float | None,
     guidance: float,
     idealize: bool,
     batch_size: int,
@@ -33,7 +34,7 @@ def main(
     devices: int,
 ) -> None:
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale}
-    asked |= {"helix": helix, "strand": strand, "guidance": guidance}
+    asked |= {"helix": helix, "strand": strand, "compactness": compactness, "guidance": guidance}
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
     run = prepare(weights, num, length, seed, Path(output), asked, idealize)

@@ -19,7 +19,8 @@ SCHEDULES = [EDM(), DDPM(), Flow()]
 
 def small_denoiser(lmax=1, latent_lmax=1, seed=0, channels=16):
     torch.manual_seed(seed)
-    denoiser = Denoiser(6, latent_lmax, channels, lmax, depth=2, heads=4, pair_channels=8, points=3 if latent_lmax else 0)
+    points = 3 if latent_lmax else 0
+    denoiser = Denoiser(6, latent_lmax, channels, lmax, 2, heads=4, pair_channels=8, points=points, compactness=True)
     for block in denoiser.blocks if latent_lmax else ():  # a fresh model's points have no effect, these do
         for weight in block.contact.out.weights:
             torch.nn.init.normal_(weight)
@@ -228,13 +229,14 @@ def test_denoiser_sees_its_conditions():
     cloud = random_cloud(num_nodes=8, lmax=1, channels=6, dtype=torch.float32).center()
     level, lengths = torch.zeros(3), torch.tensor([60, 60, 60])
     outs = [
-        denoiser(cloud, level + shift, Conditions.of_lengths(length, helix, strand)).features
-        for shift, length, helix, strand in [
-            (0, lengths, math.nan, math.nan),
-            (0.5, lengths, math.nan, math.nan),
-            (0, lengths + 30, math.nan, math.nan),
-            (0, lengths, 0.0, math.nan),
-            (0, lengths, math.nan, 0.0),
+        denoiser(cloud, level + shift, Conditions.of_lengths(length, *content)).features
+        for shift, length, content in [
+            (0, lengths, ()),
+            (0.5, lengths, ()),
+            (0, lengths + 30, ()),
+            (0, lengths, (0.0, math.nan, math.nan)),
+            (0, lengths, (math.nan, 0.0, math.nan)),
+            (0, lengths, (math.nan, math.nan, 2.2)),
         ]
     ]
     for other in outs[1:]:
@@ -264,8 +266,8 @@ def test_points_need_vectors_in_the_latent():
 
 def test_points_change_nothing_before_training_and_much_after():
     torch.manual_seed(0)
-    without = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8)
-    fresh = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, points=3)
+    without = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, compactness=True)
+    fresh = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, points=3, compactness=True)
     fresh.load_state_dict(without.state_dict(), strict=False)
     trained = small_denoiser()
     trained.load_state_dict(without.state_dict(), strict=False)
@@ -304,9 +306,9 @@ def test_one_batch_is_learnt():
 
 def test_forgetting_leaves_content_open():
     torch.manual_seed(0)
-    conditions = Conditions(torch.full((4000,), 60), torch.tensor([[0.3, 0.2]]).expand(4000, 2))
+    conditions = Conditions(torch.full((4000,), 60), torch.tensor([[0.3, 0.2, 2.2]]).expand(4000, 3))
     kept = conditions.forget(0.2).content.isfinite()
-    assert kept.float().mean(0).tolist() == pytest.approx([0.64, 0.64], abs=0.03)
+    assert kept.float().mean(0).tolist() == pytest.approx([0.64, 0.64, 0.64], abs=0.03)
     assert conditions.forget(0.0).asks_content and not conditions.without_content().asks_content
 
 

@@ -257,6 +257,8 @@ def test_lengths_outside_the_trained_range_warn(model, tmp_path, capsys):
         (["--steps", "1"], "steps 1"),
         (["--helix", "1.5"], "helix 1.5"),
         (["--helix", "0.7", "--strand", "0.7"], "whole chain"),
+        (["--compactness", "0.2"], "compactness 0.2"),
+        (["--compactness", "2.2"], "not trained to follow it"),
         (["--noise-scale", "0"], "noise scale"),
         (["--batch-size", "0"], "batch size"),
         (["--device", "tpu"], "--device tpu"),

@@ -49,7 +49,7 @@ class LatentBatch:
 
 
 class LatentCorpus(Dataset):
-    """The latents of one split, in memory. `corpus[k]` is (Cloud of one chain, residues, (helix, strand)).
+    """The latents of one split, in memory. `corpus[k]` is (Cloud of one chain, residues, (helix, strand, compactness)).
 
     Raises UserError where the folder holds none, or damaged ones.
     """
@@ -71,8 +71,11 @@ class LatentCorpus(Dataset):
     def __getitem__(self, index: int) -> tuple[Cloud, int, Tensor]:
         start, stop = self.offsets[index : index + 2]
         positions, features = self.columns["positions"][start:stop], self.columns["features"][start:stop]
+        num_residues = int(self.columns["num_residues"][index])
+        compactness = self.columns["radius_of_gyration"][index] / num_residues**COMPACT_EXPONENT
+        content = torch.cat([self.columns["content"][index], compactness[None]])
         mask = torch.ones(stop - start, dtype=torch.bool)
-        return Cloud(positions, features, mask), int(self.columns["num_residues"][index]), self.columns["content"][index]
+        return Cloud(positions, features, mask), num_residues, content
 
     @property
     def num_nodes(self) -> Int[np.ndarray, "n"]:

@@ -9,25 +9,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditions:
-    """Of a batch of proteins: how long they are and, where asked for, how much helix and strand they have."""
+    """Of a batch of proteins: how long they are and, where asked for, how much helix and strand they have, how compact
+    they are."""
 
     num_residues: Int[Tensor, "batch"]
-    content: Float[Tensor, "batch 2"]  # fraction of residues in helix and in strand; NaN where nothing is asked
+    # fraction of residues in helix and in strand, radius of gyration / N^0.38 (Å); NaN where nothing is asked
+    content: Float[Tensor, "batch 3"]
 
     @classmethod
     def of_lengths(
-        cls, num_residues: Int[Tensor, "batch"], helix: float = torch.nan, strand: float = torch.nan
+        cls,
+        num_residues: Int[Tensor, "batch"],
+        helix: float = torch.nan,
+        strand: float = torch.nan,
+        compactness: float = torch.nan,
     ) -> "Conditions":
         """The same content, NaN for any, for proteins of the given lengths."""
-        content = torch.tensor([helix, strand], device=num_residues.device).expand(len(num_residues), 2)
-        return cls(num_residues, content)
+        content = torch.tensor([helix, strand, compactness], device=num_residues.device)
+        return cls(num_residues, content.expand(len(num_residues), len(content)))
 
     def to(self, device: torch.device | str) -> "Conditions":
         return Conditions(self.num_residues.to(device), self.content.to(device))
 
     def forget(self, probability: float) -> "Conditions":
-        """Content is left open: both fractions with this probability, and either one with as much again."""
-        draws = torch.rand(len(self.content), 3, device=self.content.device) < probability
+        """Content is left open: all of it with this probability, and each part with as much again."""
+        draws = torch.rand(len(self.content), 1 + self.content.shape[1], device=self.content.device) < probability
         return Conditions(self.num_residues, self.content.masked_fill(draws[:, :1] | draws[:, 1:], torch.nan))
 
     def without_content(self) -> "Conditions":

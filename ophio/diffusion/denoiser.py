@@ -37,6 +37,7 @@ class Denoiser(nn.Module):
         points: places that each node marks in space, as a linear map of its latent (so they can stand for its residues).
             All distances between the points of two nodes enter their pair, and messages can point from one to the
             other: what two stretches of chain need to pack without passing through each other. 0 for none.
+        compactness: the radius of gyration can be asked for, beside helix and strand.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Denoiser(nn.Module):
         heads: int = 8,
         pair_channels: int = 32,
         points: int = 0,
+        compactness: bool = False,
     ):
         super().__init__()
         if not 1 <= max(1, latent_lmax) <= lmax:
@@ -56,7 +58,7 @@ class Denoiser(nn.Module):
         if points and latent_lmax < 1:
             raise ValueError(f"points={points}: they are placed by vectors, which a latent of lmax {latent_lmax} has not")
         self.latent_channels, self.latent_lmax, self.lmax = latent_channels, latent_lmax, lmax
-        self.condition = ConditionEmbedding(channels)
+        self.condition = ConditionEmbedding(channels, compactness)
         self.order = nn.Linear(2 * len(_FREQUENCIES) * 2, channels)
         # both clouds' features, and in degree 1 their positions
         widths = [2 * latent_channels + 2 * (degree == 1) for degree in range(max(1, latent_lmax) + 1)]
@@ -270,24 +272,27 @@ class ContactEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Noise level, length and, where asked for, secondary-structure content, as one vector."""
+    """Noise level, length and, where asked for, secondary-structure content and compactness, as one vector."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, compactness: bool = False):
         super().__init__()
+        self.contents = 3 if compactness else 2
         self.mlp = nn.Sequential(
-            nn.Linear(2 * len(_LEVELS) + 2 + 4, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+            nn.Linear(2 * len(_LEVELS) + 2 + 2 * self.contents, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
         )
 
     def forward(self, noise_level: Float[Tensor, "batch"], conditions: Conditions) -> Float[Tensor, "batch D"]:
         phase = noise_level[:, None] * _LEVELS.to(noise_level)
         length = conditions.num_residues.to(noise_level) / LENGTH_UNIT
-        known = conditions.content.isfinite()
-        content = conditions.content.nan_to_num(0.0).to(noise_level)
+        asked = (conditions.content - _TYPICAL.to(conditions.content)) / _SPREAD.to(conditions.content)
+        asked = asked[:, : self.contents]
+        known, content = asked.isfinite(), asked.nan_to_num(0.0).to(noise_level)
         parts = [phase.sin(), phase.cos(), length[:, None], length.log()[:, None], content, known.to(noise_level)]
         return self.mlp(torch.cat(parts, dim=-1))
 
 
 _FREQUENCIES = math.pi * 2.0 ** -torch.arange(8)  # of the place in a chain: periods of 2 to 256 nodes
+_TYPICAL, _SPREAD = torch.tensor([0.0, 0.0, 2.25]), torch.tensor([1.0, 1.0, 0.2])  # of helix, strand, compactness
 _LEVELS = math.pi * 2.0 ** torch.arange(-2.0, 4.0)  # of the noise level
 
 
