@@ -76,9 +76,9 @@ class Network(nn.Module):
         """Residue types, and the log-probabilities (of all 21 letters) at the time when each was chosen.
 
         N is a multiple of B: as many sequences of the first backbone, then of the second, and so on. Residues are
-        visited in `order`, each once; those not in it stay `UNKNOWN`, with log-probability 0. With `noise`, the type with the
-        highest sum of logit and noise is taken, never X: a temperature times Gumbel distributed numbers samples at that
-        temperature. Without, the `given` type is.
+        visited in `order`, each once; those not in it stay `UNKNOWN`, with log-probability 0. With `noise`, the type with
+        the highest sum of logit and noise is taken, never X: a temperature times Gumbel distributed numbers samples at
+        that temperature. Without, the `given` type is.
         """
         num, length = order.shape[0], encoded.nodes.shape[1]
         row = torch.arange(num, device=order.device)
