@@ -112,8 +112,9 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--guidance", 1.0, "how far to follow these; 1 is as trained (default: 1)", type=float, metavar="X")
     parser.add_argument(
-        "--idealize", action="store_true", help="restore bond lengths and angles by small moves after decoding"
-    )
+        "--idealize", action=argparse.BooleanOptionalAction, default=None,
+        help="bring bonds, angles and contacts into their ranges after decoding (default: likewise)",
+    )  # fmt: skip
     add("--batch-size", 16, "samples made at a time (default: 16)", type=int, metavar="N")
     add("--model", "mini_diffusion", "diffusion model (default: mini_diffusion)", metavar="NAME|PATH")
     add("--device", "cpu", "cpu, cuda, cuda:1, ... (default: cpu)")
@@ -204,9 +205,9 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _interpolate(options: argparse.Namespace) -> int:
-    from ophio.interpolation import METHOD, MODEL, superposed
+    from ophio.interpolation import METHOD, MODEL, path_through, superposed
     from ophio.pairing import common_residues
-    from ophio.path_report import LATENT, path_report, paths
+    from ophio.path_report import LATENT, baselines, path_report
     from ophio.paths import check_outputs, read_conformations, read_references, report_of_paths, summary, write_path
 
     check_outputs(options.out, options.trajectory, [*options.inputs, *options.reference])
@@ -217,10 +218,11 @@ def _interpolate(options: argparse.Namespace) -> int:
     settings |= {"pin_ends": options.pin_ends, "finish": not options.no_finish}
     model = _load(settings["model"], options.device)
     _make_folder(options.out.parent)
-    made = paths(structures, model, options.num, settings["method"], options.pin_ends, not options.no_finish)
-    reports = {name: path_report(frames, structures, options.num) for name, frames in made.items()}
+    frames = path_through(structures, model, options.num, settings["method"], options.pin_ends, not options.no_finish)
+    made = {LATENT: frames, **baselines(structures, options.num)}
+    reports = {name: path_report(path, structures, options.num) for name, path in made.items()}
     report = settings | report_of_paths(made, reports, structures, references)
-    write_path(made[LATENT], report, options.out, options.trajectory)
+    write_path(frames, report, options.out, options.trajectory)
     print(summary(report, options.out))
     return 0
 

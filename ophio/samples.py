@@ -25,6 +25,7 @@ from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.idealize import idealize
 from ophio.io import read_structure, write_structure
+from ophio.metrics import ca_rmsd
 from ophio.pages import grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.sampling import Sample, SamplerSettings, generate, report_of
@@ -111,7 +112,7 @@ class Run:
     diffusion: LatentDiffusion
     autoencoder: Autoencoder
     sampler: SamplerSettings
-    finish: bool  # restore bond lengths and angles (`ophio.idealize`)
+    finish: bool  # bonds, angles and contacts brought into their ranges (`ophio.idealize`)
 
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
@@ -147,7 +148,7 @@ class Run:
 
 
 def prepare(
-    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any], finish: bool = False
+    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any], finish: bool | None = None
 ) -> Run:
     """Loads the model and claims the folder.
 
@@ -155,6 +156,7 @@ def prepare(
         model: a released diffusion model, or a folder that training wrote.
         length: residues, or a range: "50-100".
         asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default.
+        finish: idealize what the decoder gives (`ophio.idealize`); None: what the model's card says, or else not.
 
     Raises UserError for options that make no sense, before anything is written. Warns where lengths leave the range that
     the model was trained on.
@@ -164,6 +166,8 @@ def prepare(
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
     chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
+    as_released = chosen.pop("idealize", False)
+    finish = as_released if finish is None else finish
     sampler = check_settings(SamplerSettings(**chosen))
     if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.contents > 2:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
@@ -230,8 +234,10 @@ def _write(folder: Path, item: Item, sample: Sample, finish: bool) -> dict:
     record["seconds"] = round(sample.seconds, 4)
     if sample.protein is None:
         return record | {"failed": f"diverged in {sample.attempts} attempts"}
-    protein = idealize(sample.protein) if finish else sample.protein
-    file = f"{item.name}.pdb"
+    protein, file = sample.protein, f"{item.name}.pdb"
+    if finish:
+        protein = idealize(protein)
+        record["idealized"] = round(float(ca_rmsd(protein.positions, sample.protein.positions, protein.atom_mask)), 3)
     write_structure(protein, folder / file)
     report = {key: round(value, 4) for key, value in report_of(protein).items()}
     return record | {"file": file, "sequence": protein.sequence, **report}

@@ -28,7 +28,7 @@ def main(
     strand: float | None,
     compactness: float | None,
     guidance: float,
-    idealize: bool,
+    idealize: bool | None,
     batch_size: int,
     accelerator: str,
     devices: int,
