@@ -64,6 +64,26 @@ def test_search_agrees_with_the_alignment_of_all():
     assert torch.allclose(found.tm_score, every.amax(1), atol=5e-3)
 
 
+def test_a_piece_of_a_larger_reference_is_found():
+    chain = ca(OPEN)
+    query = relative(chain[90:135], 5)
+    references = decoys(500)[::2]  # distances do not tell a piece from its mirror image
+    references[200] = chain
+    index = StructureIndex.of(references)
+    assert index.sharing([query], k=8).shape == (1, 8)
+    assert index.sharing([query], k=8)[0, 0] == 200
+    found = max_tm([query], index, candidates=1)
+    assert found.reference == 200
+    assert found.tm_score > 0.7
+
+
+def test_chains_shorter_than_a_window_are_compared():
+    short = ca(COBROTOXIN)[:20]
+    found = max_tm([short, ca(COBROTOXIN)], StructureIndex.of([short, ca(COBROTOXIN)[:25]]))
+    assert found.tm_score[0].item() == pytest.approx(1, abs=1e-3)
+    assert found.reference[1] == 1
+
+
 def test_a_structure_is_its_own_nearest():
     references = decoys(60)
     index = StructureIndex.of(references)

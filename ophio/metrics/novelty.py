@@ -1,8 +1,10 @@
-"""The most similar reference of a structure by TM-score, and clusters of structures: how new and how diverse samples are.
+"""The most similar reference of a structure by TM-score, and clusters: how new and how diverse samples are.
 
-Aligning every sample with every reference would take days. An index keeps what each reference looks like from each of its
-blocks of four residues; aligning those takes microseconds a pair and is done for all. The best thousand are superposed as
-block means (`alignment.coarse_tm`), and the best few of them aligned by residues.
+Aligning every sample with every reference would take days. An index keeps what each reference looks like from each of
+its blocks of four residues; aligning those takes microseconds a pair and is done for all. The best thousand are
+superposed as block means (`alignment.coarse_tm`), and the best few of them aligned by residues. A piece of a larger
+reference has other surroundings than it had there. So the references whose windows of 32 residues are most like those
+of the sample, by distances within the window, are aligned, too.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,6 +22,10 @@ from ophio.metrics.alignment import best_sums, check_chains, coarse_tm, environm
 SHORTLIST = 1024  # references whose block means are superposed
 CANDIDATES = 32  # references aligned by residues
 GROUP = 512  # references compared at once
+WINDOW, POINTS = 32, 8  # residues, and the means of so many blocks of them whose distances are compared
+STEP, QUERY_STEP = 2, 4  # residues from one window of a reference, or of a query, to the next
+WINDOW_SCALE = 2.0  # Å, RMSD of distances
+SHARING = 8  # references with the most similar windows, aligned by residues
 
 
 class Nearest(NamedTuple):
@@ -43,12 +49,20 @@ class _Group(NamedTuple):
     environments: Float[Tensor, "blocks features references"]
 
 
+class _Windows(NamedTuple):
+    """Of all references, one after another."""
+
+    distances: Float[Tensor, "windows pairs"]  # Å
+    reference: Int[Tensor, "windows"]
+
+
 @dataclass(frozen=True)
 class StructureIndex:
-    """CA traces to be searched; make one with `StructureIndex.of`. About 4 kB a reference."""
+    """CA traces to be searched; make one with `StructureIndex.of`. About 8 kB a reference."""
 
     structures: tuple[Float[Tensor, "_ 3"], ...]
     groups: tuple[_Group, ...]
+    windows: _Windows
 
     @classmethod
     def of(cls, structures: Sequence[Float[Tensor, "_ 3"]]) -> "StructureIndex":
@@ -58,7 +72,9 @@ class StructureIndex:
         check_chains(structures, "reference")
         order = torch.tensor([len(structure) for structure in structures]).argsort()
         groups = (_Group(members, _environments([structures[i] for i in members])) for members in order.split(GROUP))
-        return cls(tuple(structures), tuple(groups))
+        windows = [_window_distances(structure, STEP) for structure in structures]
+        reference = torch.arange(len(windows)).repeat_interleave(torch.tensor(list(map(len, windows))))
+        return cls(tuple(structures), tuple(groups), _Windows(torch.cat(windows), reference.to(windows[0].device)))
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -75,6 +91,21 @@ class StructureIndex:
         estimate, order = estimates.topk(min(k, len(self)), dim=1)
         return Nearest(likely.gather(1, order), estimate)
 
+    @torch.no_grad()
+    def sharing(self, queries: Sequence[Float[Tensor, "_ 3"]], k: int) -> Int[Tensor, "queries k"]:
+        """The `k` references (or all there are) with windows most like those of each CA trace (Å), in falling order.
+
+        What surrounds a window does not matter. Traces shorter than a window have none, and get any references.
+        """
+        check_chains(queries, "query")
+        scores = torch.zeros(len(queries), len(self), device=self.windows.distances.device)
+        for row, query in zip(scores, queries, strict=True):
+            for window in _window_distances(query, QUERY_STEP):
+                squared = torch.cdist(window[None], self.windows.distances)[0].square() / len(window)
+                similarity = (-squared / WINDOW_SCALE**2).exp()
+                row += torch.zeros_like(row).scatter_reduce_(0, self.windows.reference, similarity, "amax")
+        return scores.topk(min(k, len(self)), dim=1).indices
+
     def _alike(self, queries: Sequence[Float[Tensor, "_ 3"]]) -> Float[Tensor, "queries references"]:
         """Summed similarities of the environments of each query and each reference, best aligned."""
         scores = torch.empty(len(queries), len(self))
@@ -89,9 +120,10 @@ class StructureIndex:
 def max_tm(queries: Sequence[Float[Tensor, "_ 3"]], index: StructureIndex, candidates: int = CANDIDATES) -> MaxTM:
     """The highest TM-score of each CA trace (Å) to any reference, normalised by the length of the query.
 
-    `candidates` references of each query are aligned by residues. More find a little more: all scores are lower bounds.
+    `candidates` references of each query are aligned by residues, and eight more that share pieces with it. More find a
+    little more: all scores are lower bounds.
     """
-    nearest = index.nearest(queries, candidates).reference
+    nearest = torch.cat([index.nearest(queries, candidates).reference, index.sharing(queries, SHARING)], dim=1)
     scores = tm_scores(queries, index.structures, _numbered(nearest))[:, 0].reshape(nearest.shape)
     best, place = scores.max(dim=1)
     return MaxTM(best, nearest.gather(1, place[:, None]).squeeze(1))
@@ -117,6 +149,16 @@ def cluster(tm_matrix: Float[Tensor, "s s"], threshold: float) -> Int[Tensor, "s
 
 def _environments(structures: Sequence[Float[Tensor, "_ 3"]]) -> Float[Tensor, "blocks features references"]:
     return rearrange(environments(*pad_chains(structures)).target, "b k f -> k f b").contiguous()
+
+
+def _window_distances(structure: Float[Tensor, "n 3"], step: int) -> Float[Tensor, "windows pairs"]:
+    """Distances (Å) of the block means of every window, `step` residues apart."""
+    first, second = torch.triu_indices(POINTS, POINTS, 1, device=structure.device)
+    if len(structure) < WINDOW:
+        return structure.new_zeros(0, len(first))
+    windows = structure.unfold(0, WINDOW, step)
+    points = reduce(windows, "windows xyz (points block) -> windows points xyz", "mean", points=POINTS)
+    return (points[:, first] - points[:, second]).norm(dim=-1)
 
 
 def _numbered(references: Int[Tensor, "q k"]) -> Int[Tensor, "q*k 2"]:
