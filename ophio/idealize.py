@@ -212,7 +212,7 @@ def _distance_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tenso
     """Both atoms go half of the way."""
     i, j = ranges.atoms.unbind(-1)
     vector = x[j] - x[i]
-    length = safe_norm(vector, eps=MIN_DISTANCE)
+    length = torch.linalg.vector_norm(vector, dim=-1).clamp(min=MIN_DISTANCE)
     move = (0.5 * ranges.excess(length) / length)[:, None] * vector
     return torch.zeros_like(x).index_add_(0, i, move).index_add_(0, j, -move)
 

@@ -80,7 +80,7 @@ def _chain_moves(
     moves = torch.zeros_like(x)
     for hops, distance, kept in shape:
         vector = x[..., hops:, :] - x[..., :-hops, :]
-        length = safe_norm(vector).clamp(min=0.5)
+        length = torch.linalg.vector_norm(vector, dim=-1).clamp(min=0.5)
         half = (0.5 * (length - distance) / length * kept)[..., None] * vector
         moves[..., :-hops, :] += half
         moves[..., hops:, :] -= half
@@ -100,9 +100,10 @@ def _push(
     moves = torch.zeros_like(ca)
     kinds = ((ca, ca, CA_CA), (ca, side, CA_SIDE), (side, ca, CA_SIDE), (side, side, SIDE_SIDE))
     for known, (one, other, (overlap, least)) in zip(struck, kinds, strict=True):
-        vector = other[..., None, :, :] - one[..., :, None, :]
-        length = safe_norm(vector).clamp(min=0.3)
-        known |= pairs & (length < overlap)
-        lack = (length - least).clamp(max=0) * known / length
-        moves = moves + 0.5 * (lack[..., None] * vector).sum(-2)
+        known |= pairs & (torch.cdist(one, other) < overlap)
+        index = known.nonzero()  # few
+        i, j = (*index.T[:-1],), (*index.T[:-2], index.T[-1])
+        vector = other[j] - one[i]
+        length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).clamp(min=0.3)
+        moves.index_put_(i, 0.5 * (length - least).clamp(max=0) / length * vector, accumulate=True)
     return moves
