@@ -8,7 +8,7 @@ from typing import Any
 
 from ophio.evaluation.evaluate import REJECTED, Evaluation
 from ophio.evaluation.sets import diversity, is_designable, novelty
-from ophio.evaluation.structures import SAMPLES, comparable_traces, content_hash, read_chain, reference_traces, source_hash
+from ophio.evaluation.structures import NATIVES, SAMPLES, comparable_traces, content_hash, read_chain, reference_traces, source_hash
 from ophio.files import write_whole
 from ophio.metrics.bispectrum import bispectrum_mmd
 from ophio.metrics.novelty import StructureIndex, max_tm
@@ -22,7 +22,7 @@ def compare_samples(evaluation: Evaluation, records: Sequence[dict], reference: 
 
     `records` of samples get `max_tm` and `nearest`, the most similar structure of `reference` (a corpus, of which the training
     split counts, or a folder of structures). The discrepancy `mmd` is measured against the chains that controls come from, as far
-    as they have lengths of samples.
+    as they have lengths of samples or of native controls.
     """
     samples = [record for record in records if record["group"] == SAMPLES and record.get("kind") != REJECTED]
     paths = {item.name: item.path for item in evaluation.items if item.group == SAMPLES}
@@ -36,7 +36,7 @@ def compare_samples(evaluation: Evaluation, records: Sequence[dict], reference: 
             record |= found.get(record["name"], {})
         scores |= novelty([record.get("max_tm") for record in samples], designable)
     if evaluation.controls is not None and len(present) >= FEW:
-        lengths = [len(trace) for trace in present]
+        lengths = [record["length"] for record in records if record["group"] in (SAMPLES, NATIVES) and "failed" not in record]
         natives = comparable_traces(evaluation.controls, (min(lengths), max(lengths)), evaluation.origins)
         if len(natives) >= FEW:
             found = bispectrum_mmd(present, natives, seed=evaluation.protocol.seed)

@@ -134,7 +134,7 @@ def prepare(
     if not proteins:
         raise UserError(f"{samples}: none of {len(absent)} samples can be evaluated; the first: {absent[0]['failed']}")
     _load(protocol, device)  # a missing package or a wrong name is known now
-    originals = _originals(proteins, controls, num_controls, origins, protocol.seed)
+    originals = _originals(proteins, lengths, controls, num_controls, origins, protocol.seed)
     claim(folder, {"version": VERSION, **asdict(protocol)}, "scores")
     items = [Item(SAMPLES, path.name, path) for path in proteins]
     items += write_controls(folder / "controls", originals, controls is not None, protocol.seed)
@@ -201,14 +201,25 @@ def _absent(name: str, reason: str, kind: str) -> dict:
 
 
 def _originals(
-    proteins: dict[Path, Protein], controls: Path | None, num: int, origins: Sequence[str], seed: int
+    proteins: dict[Path, Protein],
+    lengths: tuple[int, int],
+    controls: Path | None,
+    num: int,
+    origins: Sequence[str],
+    seed: int,
 ) -> list[Protein]:
-    """Chains to make controls of: natives of the lengths of the samples, or some of the samples themselves."""
+    """Chains to make controls of: natives, or some of the samples themselves.
+
+    Natives have lengths of samples, or where there is none of these, any that is evaluated.
+    """
     if num == 0:
         return []
     if controls is not None:
         sizes = [protein.num_residues for protein in proteins.values()]
-        return choose_natives(controls, num, (min(sizes), max(sizes)), origins, seed)
+        try:
+            return choose_natives(controls, num, (min(sizes), max(sizes)), origins, seed)
+        except UserError:
+            return choose_natives(controls, num, lengths, origins, seed)
     chains = list(proteins.values())
     return [chains[k] for k in np.random.default_rng(seed).permutation(len(chains))[:num].tolist()]
 
