@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +23,7 @@ class Fold:
     energy: float  # of this structure under the prediction, as `FoldingEngine.energy`; NaN where the engine has none
 
 
+@runtime_checkable
 class FoldingEngine(Protocol):
     """Predicts structures of single sequences.
 

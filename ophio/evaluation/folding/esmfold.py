@@ -1,11 +1,11 @@
 """Folding with ESMFold (Lin et al. 2023, Science 379, 1123), as Hugging Face's transformers implements it."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ophio.backbone import ideal_cb
 from ophio.constants import ATOM14, CA, NUM_SLOTS, RESIDUE_LETTERS, RESIDUE_NAMES
@@ -13,9 +13,6 @@ from ophio.errors import UserError
 from ophio.evaluation.folding.engine import Fold, check_sequences, check_structures
 from ophio.evaluation.folding.potential import MIN_PROBABILITY, REFERENCE_EXPONENT
 from ophio.protein import Protein
-
-if TYPE_CHECKING:
-    from transformers import EsmForProteinFolding
 
 WEIGHTS = "facebook/esmfold_v1"
 INSTALL = "pip install 'ophio[esmfold]'"
@@ -71,7 +68,7 @@ class EsmFold:
         energy = distance_energy(output["distogram_logits"][0].float().cpu(), positions)
         return Fold(Protein.from_atoms(positions, mask, residue_type, "ESMFold fold"), confidence, energy)
 
-    def _predict(self, sequence: str) -> dict:
+    def _predict(self, sequence: str) -> Mapping[str, Any]:
         return self.model.infer([sequence])
 
 
@@ -90,7 +87,7 @@ def distance_energy(logits: Float[Tensor, "L L 64"], positions: Float[Tensor, "L
     return float(energy.triu(1).sum()) / len(cb)
 
 
-def load_model(weights: str) -> "EsmForProteinFolding":
+def load_model(weights: str) -> nn.Module:
     """From a folder or the hub. Safetensors are preferred; other files are read without executing anything in them."""
     try:
         from transformers import AutoConfig, EsmForProteinFolding

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ophio.backbone import BackboneGeometry, ideal_cb
-from ophio.constants import BACKBONE_ANGLE, BACKBONE_BOND_LENGTH, CA, C, N
+from ophio.constants import BACKBONE_ANGLE, BACKBONE_BOND_LENGTH, CA, CB, NUM_SLOTS, C, N
 from ophio.evaluation.folding.potential import Frames, Potential, frames_of
 from ophio.evaluation.folding.prediction import DISTANCES, PairPrediction
 
@@ -65,8 +65,8 @@ class Structures(NamedTuple):
 
 def fold(
     predictions: Sequence[PairPrediction], seed: int = 0, starts: int = 4, keep: int = 2
-) -> list[Float[Tensor, "_ 5 3"]]:
-    """N, CA, C, O and CB of the structure of lowest energy found for each prediction.
+) -> list[Float[Tensor, "_ 14 3"]]:
+    """N, CA, C, O and CB (in atom14 order, the others 0) of the structure of lowest energy found for each prediction.
 
     Args:
         starts: of each hand; the first is the median of the distances, others are random, the same for any batch.
@@ -94,6 +94,7 @@ def _best(state: Structures, potential: Potential, keep: int) -> Structures:
     return state.take(torch.cat(ranked))
 
 
+@torch.enable_grad()
 def descend(state: Structures, potential: Potential, stage: Stage) -> Structures:
     """Adam on the energy, chain and clash terms."""
     ca = state.ca.clone().requires_grad_()
@@ -165,6 +166,7 @@ def plausible_distances(
     cumulative = torch.cat([classes[..., 1:], classes[..., :1]], -1).cumsum(-1)
     chosen = (cumulative < quantile.to(classes)[..., None]).sum(-1).clamp(max=len(DISTANCES))
     distance = torch.cat([DISTANCES, DISTANCES.new_tensor([FAR])]).to(classes)[chosen]
+    distance = (distance + distance.T) / 2
     distance.diagonal(1).fill_(NEIGHBOUR)
     distance.diagonal(-1).fill_(NEIGHBOUR)
     distance.diagonal().zero_()
@@ -213,8 +215,8 @@ def backbone_of(frames: Frames) -> Float[Tensor, "*batch 3 3"]:
     return frames.ca[..., None, :] + _IDEAL[:-1].to(frames.ca) @ frames.axes
 
 
-def finish(frames: Frames, mask: Bool[Tensor, "starts L"]) -> Float[Tensor, "starts L 5 3"]:
-    """N, CA, C, O and CB with sound bonds and angles."""
+def finish(frames: Frames, mask: Bool[Tensor, "starts L"]) -> Float[Tensor, "starts L 14 3"]:
+    """N, CA, C, O and CB with sound bonds and angles, the other slots of atom14 at 0."""
     atoms = backbone_of(frames)
     n, ca, c = atoms.unbind(-2)
     to_ca = functional.normalize(ca - c, dim=-1)
@@ -223,8 +225,9 @@ def finish(frames: Frames, mask: Bool[Tensor, "starts L"]) -> Float[Tensor, "sta
     to_next = math.cos(bend) * to_ca - math.sin(bend) * across  # for the last residue: psi 180 degrees
     to_next = torch.cat([functional.normalize(n[:, 1:] - c[:, :-1], dim=-1), to_next[:, -1:]], 1)
     o = c - BACKBONE_BOND_LENGTH["C-O"] * functional.normalize(to_ca + to_next, dim=-1)
-    positions = torch.stack([n, ca, c, o, frames.cb], -2)
-    return BackboneGeometry(FINAL_SWEEPS).to(positions)(positions, mask)
+    positions = functional.pad(torch.stack([n, ca, c, o, frames.cb], -2), (0, 0, 0, NUM_SLOTS - CB - 1))
+    positions = BackboneGeometry(FINAL_SWEEPS).to(positions)(positions, mask)
+    return positions * (torch.arange(NUM_SLOTS, device=mask.device) <= CB)[:, None]
 
 
 def axes_of(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:

@@ -35,12 +35,12 @@ MIN_SQUARE = 1e-2  # Å²: angles to an axis that is nearer than that are not fo
 class Frames(NamedTuple):
     """Rigid backbones: rows of `axes` are x, y and z of the frame."""
 
-    axes: Float[Tensor, "*batch L 3 3"]
-    ca: Float[Tensor, "*batch L 3"]
-    cb: Float[Tensor, "*batch L 3"]
+    axes: Float[Tensor, "*batch 3 3"]
+    ca: Float[Tensor, "*batch 3"]
+    cb: Float[Tensor, "*batch 3"]
 
 
-def frames_of(backbone: Float[Tensor, "*batch L A 3"]) -> Frames:
+def frames_of(backbone: Float[Tensor, "*batch A 3"]) -> Frames:
     """Of N, CA and C; the CB is the ideal one."""
     ca, cb = backbone[..., CA, :], ideal_cb(backbone)
     z = functional.normalize(ca - cb, dim=-1)
@@ -49,7 +49,7 @@ def frames_of(backbone: Float[Tensor, "*batch L A 3"]) -> Frames:
     return Frames(torch.stack([x, torch.linalg.cross(z, x), z], -2), ca, cb)
 
 
-def energy_curves(prediction: PairPrediction) -> list[Float[Tensor, "L L bins"]]:
+def energy_curves(prediction: PairPrediction) -> list[Float[Tensor, "L L _"]]:
     """Energies at the middles of the bins of distance, omega, theta and phi.
 
     Distances: -log of the probability over that of the last bin, scaled with distance (Yang et al. 2020, after Zhou & Zhou 2002), so
