@@ -126,8 +126,8 @@ def _sample(options: argparse.Namespace) -> int:
     _check_device(options.device)
     asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
     asked |= {"helix": options.helix, "strand": options.strand, "compactness": options.compactness}
-    asked |= {"guidance": options.guidance}
-    run = prepare(options.model, options.num, options.length, options.seed, options.out, asked, options.idealize)
+    asked |= {"guidance": options.guidance, "idealize": options.idealize}
+    run = prepare(options.model, options.num, options.length, options.seed, options.out, asked)
     run.to(options.device).fill(options.batch_size)
     print(summary(collect(options.out, run.items), options.out))
     return 0

@@ -8,6 +8,7 @@
 """
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +24,7 @@ from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
 from ophio.files import write_whole
-from ophio.idealize import idealize
 from ophio.io import read_structure, write_structure
-from ophio.metrics import ca_rmsd
 from ophio.pages import grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.sampling import Sample, SamplerSettings, generate, report_of
@@ -112,7 +111,6 @@ class Run:
     diffusion: LatentDiffusion
     autoencoder: Autoencoder
     sampler: SamplerSettings
-    finish: bool  # bonds, angles and contacts brought into their ranges (`ophio.idealize`)
 
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
@@ -144,11 +142,11 @@ class Run:
         samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler)
         for item, sample in zip(batch, samples, strict=True):
             if item.name not in done:
-                yield _write(self.folder, item, sample, self.finish)
+                yield _write(self.folder, item, sample)
 
 
 def prepare(
-    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any], finish: bool | None = None
+    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any]
 ) -> Run:
     """Loads the model and claims the folder.
 
@@ -156,7 +154,6 @@ def prepare(
         model: a released diffusion model, or a folder that training wrote.
         length: residues, or a range: "50-100".
         asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default.
-        finish: idealize what the decoder gives (`ophio.idealize`); None: what the model's card says, or else not.
 
     Raises UserError for options that make no sense, before anything is written. Warns where lengths leave the range that
     the model was trained on.
@@ -166,8 +163,6 @@ def prepare(
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
     chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
-    as_released = chosen.pop("idealize", False)
-    finish = as_released if finish is None else finish
     sampler = check_settings(SamplerSettings(**chosen))
     if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.contents > 2:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
@@ -176,8 +171,8 @@ def prepare(
         warnings.warn(odd, stacklevel=2)
     asked_now = {key: value if value == value else None for key, value in asdict(sampler).items()}  # NaN is no JSON
     settings = {"model": model, "weights": card["weights_sha256"], "seed": seed, "length": [shortest, longest]}
-    claim(folder, settings | asked_now | {"idealize": finish})
-    return Run(folder, items, diffusion, autoencoder, sampler, finish)
+    claim(folder, settings | asked_now)
+    return Run(folder, items, diffusion, autoencoder, sampler)
 
 
 def check_settings(sampler: SamplerSettings) -> SamplerSettings:
@@ -229,15 +224,14 @@ def collect(folder: Path, items: Sequence[Item]) -> list[dict]:
     return [found[item.name] for item in items if item.name in found]
 
 
-def _write(folder: Path, item: Item, sample: Sample, finish: bool) -> dict:
+def _write(folder: Path, item: Item, sample: Sample) -> dict:
     record = {"name": item.name, "length": item.length, "seed": item.seed, "attempts": sample.attempts}
     record["seconds"] = round(sample.seconds, 4)
     if sample.protein is None:
         return record | {"failed": f"diverged in {sample.attempts} attempts"}
     protein, file = sample.protein, f"{item.name}.pdb"
-    if finish:
-        protein = idealize(protein)
-        record["idealized"] = round(float(ca_rmsd(protein.positions, sample.protein.positions, protein.atom_mask)), 3)
+    if not math.isnan(sample.idealized):
+        record["idealized"] = round(sample.idealized, 3)
     write_structure(protein, folder / file)
     report = {key: round(value, 4) for key, value in report_of(protein).items()}
     return record | {"file": file, "sequence": protein.sequence, **report}

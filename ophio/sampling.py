@@ -1,5 +1,6 @@
 """New proteins: noise -> latent -> atoms."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +15,16 @@ from torch import Tensor
 from ophio.autoencoder import Autoencoder, Latent
 from ophio.cloud import Cloud
 from ophio.diffusion import Conditions, LatentDiffusion
-from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration, valid_residues, validity_report
-from ophio.protein import NO_INSERTION, Protein
+from ophio.idealize import idealize
+from ophio.metrics import (
+    COMPACT_EXPONENT,
+    ca_rmsd,
+    helix_strand_content,
+    radius_of_gyration,
+    valid_residues,
+    validity_report,
+)
+from ophio.protein import NO_INSERTION, Protein, stack
 
 ATTEMPTS = 5  # draws before a sample is given up
 FARTHEST = 1000.0  # Å from the origin: a sample that reaches there has diverged
@@ -36,6 +45,7 @@ class SamplerSettings:
         helix, strand: fractions asked for; NaN for any.
         compactness: radius of gyration / N^0.38 (Å) asked for, where the model knows it; NaN for any.
         guidance: how far to follow them, 1 as trained.
+        idealize: bring bonds, angles and contacts into their ranges after decoding (`ophio.idealize`).
     """
 
     sampler: str = "heun"
@@ -45,6 +55,7 @@ class SamplerSettings:
     strand: float = float("nan")
     compactness: float = float("nan")
     guidance: float = 1.0
+    idealize: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,6 +68,7 @@ class Sample:
     seed: int
     attempts: int
     seconds: float  # of its batch, divided by the samples in it
+    idealized: float  # how far the finish moved its CA (Å, root mean square, superposed); NaN without one
 
 
 def generate(
@@ -90,8 +102,24 @@ def generate(
                     f"sample of {lengths[k]} residues, seed {seeds[k]}: diverged in attempt {attempt}", DivergedSample, 2
                 )
         waiting = again
+    samples, moved = _finished(samples) if settings.idealize else (samples, [math.nan] * len(samples))
     seconds = (time.perf_counter() - started) / max(1, len(lengths))
-    return [Sample(*parts, seconds) for parts in zip(samples, lengths, seeds, attempts, strict=True)]
+    each = zip(samples, lengths, seeds, attempts, moved, strict=True)
+    return [Sample(protein, length, seed, tries, seconds, shift) for protein, length, seed, tries, shift in each]
+
+
+def _finished(samples: list[Protein | None]) -> tuple[list[Protein | None], list[float]]:
+    """The samples idealized, as one batch, and how far each moved."""
+    made = [protein for protein in samples if protein is not None]
+    if not made:
+        return samples, [math.nan] * len(samples)
+    batch = stack(made)
+    finished = idealize(batch)
+    shifts = iter(ca_rmsd(finished.positions, batch.positions, batch.atom_mask).tolist())
+    chains = finished.unstack([protein.num_residues for protein in made])
+    proteins = iter(chain.replace(name=protein.name) for chain, protein in zip(chains, made, strict=True))
+    pairs = [(None, math.nan) if protein is None else (next(proteins), next(shifts)) for protein in samples]
+    return [protein for protein, _ in pairs], [shift for _, shift in pairs]
 
 
 def latent_of(cloud: Cloud, residue_mask: Bool[Tensor, "batch L"]) -> Latent:

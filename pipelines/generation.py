@@ -4,9 +4,10 @@
 
 Reads `weights` (released, or a folder that training wrote) and `corpus` (made by pipelines/prepare_data.py; its train split
 for novelty, its test split for the rows to compare with); writes `output`/generation.csv and .md and the samples
-themselves, one folder for each number of steps. Goes on after an interruption. Options: configs/generation.yaml.
+themselves, one folder for each number of steps, raw and idealized. Goes on after an interruption. Options: configs/generation.yaml.
 """
 
+from itertools import product
 from pathlib import Path
 
 from ophio.config import pipeline
@@ -30,7 +31,7 @@ def main(
     sampler: str | None,
     steps: list[int],
     noise_scale: float | None,
-    idealize: bool,
+    idealize: list[bool],
     novelty: bool,
     natives: bool,
     batch_size: int,
@@ -43,12 +44,13 @@ def main(
         rows.append({"what": "test split"} | generation_row(native_records(test), bands))
         autoencoder = load_diffusion(weights)[1]
         rows.append({"what": "its reconstruction"} | generation_row(native_records(test, autoencoder), bands))
-    for count in steps or [None]:
-        asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale}
-        run = prepare(weights, num, length, seed, folder / f"steps_{count or 'released'}", asked, idealize)
+    for count, finish in product(steps or [None], idealize):
+        asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale, "idealize": finish}
+        name = f"steps_{count or 'released'}{'_idealized' if finish else ''}"
+        run = prepare(weights, num, length, seed, folder / name, asked)
         run.fill(batch_size)
         records = collect(run.folder, run.items)
-        what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}"
+        what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}{', idealized' if finish else ''}"
         rows.append({"what": what} | generation_row(records, bands))
         if novelty:
             train = Corpus(corpus, "train", *read_card(weights)["lengths"])

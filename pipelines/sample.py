@@ -35,9 +35,10 @@ def main(
 ) -> None:
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale}
     asked |= {"helix": helix, "strand": strand, "compactness": compactness, "guidance": guidance}
+    asked |= {"idealize": idealize}
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
-    run = prepare(weights, num, length, seed, Path(output), asked, idealize)
+    run = prepare(weights, num, length, seed, Path(output), asked)
     fabric.barrier()  # before anything is written, all have seen what was there
     run.to(fabric.device).fill(batch_size, fabric.global_rank, fabric.world_size)
     fabric.barrier()
