@@ -1,4 +1,4 @@
-"""Stages that build on each other, each done once: a stage runs again only where its options or what it reads have changed.
+"""Stages that build on each other, each done once: one runs again only where its options or what it reads have changed.
 
     OUTPUT/stamps/STAGE.json    what a stage was started with, and whether it ended
 
@@ -102,14 +102,20 @@ def _changes(before: Mapping | None, now: Mapping) -> list[str]:
     if before is None:
         return ["no stamp"]
     options = _differences(before.get("options", {}), now["options"])
-    others = [f"its {name} is another" for name, value in now["inputs"].items() if before.get("inputs", {}).get(name) != value]
+    others = [
+        f"its {name} is another" for name, value in now["inputs"].items() if before.get("inputs", {}).get(name) != value
+    ]
     return options + others
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys([*before, *now])
-        return [line for key in keys for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
+        return [
+            line
+            for key in keys
+            for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
     return [] if before == now else [f"{path} is {now}, was {before}"]
 
 

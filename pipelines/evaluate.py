@@ -2,9 +2,9 @@
 
     python pipelines/evaluate.py samples=SAMPLES controls=CORPUS reference=CORPUS output=REPORT num_workers=8
 
-Reads `samples` (made by pipelines/sample.py, or any folder of structure files), `controls` and `reference` (corpora made by
-pipelines/prepare_data.py, or folders of structure files); writes `output` as `ophio evaluate` does, and goes on after an
-interruption. Options: configs/evaluate.yaml.
+Reads `samples` (made by pipelines/sample.py, or any folder of structure files), `controls` and `reference` (corpora
+made by pipelines/prepare_data.py, or folders of structure files); writes `output` as `ophio evaluate` does, and goes on
+after an interruption. Options: configs/evaluate.yaml.
 """
 
 import sys

@@ -3,16 +3,18 @@
     python pipelines/run.py experiment=mini_smoke input=my_structures output=runs/mine
     python pipelines/run.py experiment=mini_smoke input=my_structures output=runs/mine train_diffusion.total_steps=100
 
-Reads `input`; writes the folder `output`, a folder for each stage in it. Every stage is one of the other pipelines, in a process
-of its own, with the options under its name. Run again, a stage is skipped unless its options or what it reads have changed;
-an interrupted one goes on. What other options made is kept in a folder beside. Options: configs/run/run.yaml.
+Reads `input`; writes the folder `output`, a folder for each stage in it. Every stage is one of the other pipelines, in
+a process of its own, with the options under its name. Run again, a stage is skipped unless its options or what it reads
+have changed; an interrupted one goes on. What other options made is kept in a folder beside. Options:
+configs/run/run.yaml.
 """
 
 import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +51,10 @@ LINKS = {
     ),
     "sample": Link("samples", "samples.jsonl", "output", {"weights": "train_diffusion"}),
     "evaluate": Link(
-        "report", "report.json", "output", {"samples": "sample", "controls": "prepare_data", "reference": "prepare_data"}
+        "report",
+        "report.json",
+        "output",
+        {"samples": "sample", "controls": "prepare_data", "reference": "prepare_data"},
     ),
 }
 CONFIGS = {"train_diffusion": "diffusion/train_diffusion"}  # the others are named as their stages
@@ -68,18 +73,22 @@ def main(
     sample: DictConfig,
     evaluate: DictConfig,
 ) -> None:
-    chosen = {stage: OmegaConf.to_container(options, resolve=True) for stage, options in locals().items() if stage in LINKS}
+    chosen = {
+        stage: OmegaConf.to_container(options, resolve=True) for stage, options in locals().items() if stage in LINKS
+    }
     unknown = [stage for stage in stages if stage not in LINKS]
     if unknown:
         raise UserError(f"stages: no {unknown[0]}; there are {', '.join(LINKS)}")
     folder = Path(output).absolute()
-    overrides = {stage: [*_paths(stage, folder, Path(input)), *_flat(chosen[stage])] for stage in LINKS if stage in stages}
+    overrides = {
+        stage: [*_paths(stage, folder, Path(input)), *_flat(chosen[stage])] for stage in LINKS if stage in stages
+    }
     options = {stage: _composed(stage, texts) for stage, texts in overrides.items()}  # all are checked before any work
     for stage, texts in overrides.items():
         link = LINKS[stage]
         own, inputs = _split(link, options[stage])
         ready = Stage(stage, own, inputs, folder / link.folder, link.last)
-        if not run_stage(ready, folder / "stamps", lambda: _run(stage, texts), lambda text: print(text, flush=True)):
+        if not run_stage(ready, folder / "stamps", partial(_run, stage, texts), partial(print, flush=True)):
             print(f"{stage}: has not ended; run the same command again")
             return
     print(f"{output}: {', '.join(overrides)} done")

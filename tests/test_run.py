@@ -61,7 +61,9 @@ def test_a_stage_runs_once(stage):
 def test_a_changed_option_runs_it_anew_and_keeps_what_was_there(stage):
     perform(stage)
     ended, said = perform(changed(stage, model={"width": 5}), "wider")
-    assert ended and "model.width is 5, was 4; what was there is now" in said[0] and said[1:] == ["train: starts", "ran"]
+    assert (
+        ended and "model.width is 5, was 4; what was there is now" in said[0] and said[1:] == ["train: starts", "ran"]
+    )
     assert (stage.output.with_name("out.1") / "last.txt").read_text() == "made"
     assert (stage.output / "last.txt").read_text() == "wider"
     assert perform(stage)[1][-1] == "ran" and stage.output.with_name("out.2").exists()

@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ophio.evaluation.evaluate import REJECTED, Evaluation
 from ophio.evaluation.sets import diversity, is_designable, novelty
-from ophio.evaluation.structures import NATIVES, SAMPLES, comparable_traces, content_hash, read_chain, reference_traces, source_hash
+from ophio.evaluation.structures import (
+    NATIVES,
+    SAMPLES,
+    comparable_traces,
+    content_hash,
+    read_chain,
+    reference_traces,
+    source_hash,
+)
 from ophio.files import write_whole
 from ophio.metrics.bispectrum import bispectrum_mmd
 from ophio.metrics.novelty import StructureIndex, max_tm
@@ -18,35 +28,44 @@ FEW = 2  # chains that a discrepancy needs
 
 
 def compare_samples(evaluation: Evaluation, records: Sequence[dict], reference: Path | None) -> dict[str, Any]:
-    """Scores of the samples as a set, see `ophio.evaluation.sets` and `ophio.metrics.bispectrum`; None for what is undefined.
+    """Scores of the samples as a set (`ophio.evaluation.sets`, `ophio.metrics.bispectrum`); None for what is undefined.
 
-    `records` of samples get `max_tm` and `nearest`, the most similar structure of `reference` (a corpus, of which the training
-    split counts, or a folder of structures). The discrepancy `mmd` is measured against the chains that controls come from, as far
-    as they have lengths of samples or of native controls.
+    `records` of samples get `max_tm` and `nearest`, the most similar structure of `reference` (a corpus, of which the
+    training split counts, or a folder of structures). The discrepancy `mmd` is that from the chains that controls come
+    from, as far as they have lengths of samples or of native controls.
     """
     samples = [record for record in records if record["group"] == SAMPLES and record.get("kind") != REJECTED]
     paths = {item.name: item.path for item in evaluation.items if item.group == SAMPLES}
-    traces = [None if "failed" in record else read_chain(paths[record["name"]]).ca for record in samples]
-    present = [trace for trace in traces if trace is not None]
+    traces = {record["name"]: read_chain(paths[record["name"]]).ca for record in samples if "failed" not in record}
     designable = is_designable([record.get("scrmsd") for record in samples])
-    scores: dict[str, Any] = diversity(traces, designable, seed=evaluation.protocol.seed)
-    if reference is not None and present:
-        found = nearest_references(evaluation.folder, {r["name"]: paths[r["name"]] for r in samples if "failed" not in r}, reference)
+    ordered = [traces.get(record["name"]) for record in samples]
+    scores: dict[str, Any] = diversity(ordered, designable, seed=evaluation.protocol.seed)
+    if reference is not None and traces:
+        found = nearest_references(evaluation.folder, {name: paths[name] for name in traces}, reference)
         for record in samples:
             record |= found.get(record["name"], {})
         scores |= novelty([record.get("max_tm") for record in samples], designable)
-    if evaluation.controls is not None and len(present) >= FEW:
-        lengths = [record["length"] for record in records if record["group"] in (SAMPLES, NATIVES) and "failed" not in record]
-        natives = comparable_traces(evaluation.controls, (min(lengths), max(lengths)), evaluation.origins)
-        if len(natives) >= FEW:
-            found = bispectrum_mmd(present, natives, seed=evaluation.protocol.seed)
-            scores |= {f"mmd_{name}" if name != "squared_mmd" else "mmd": value for name, value in found._asdict().items()}
-            scores["mmd_natives"] = len(natives)
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in scores.items()}
+    scores |= _discrepancy(evaluation, list(traces.values()), records)
+    undefined = {key for key, value in scores.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {key: None if key in undefined else value for key, value in scores.items()}
+
+
+def _discrepancy(evaluation: Evaluation, traces: list[Tensor], records: Sequence[dict]) -> dict[str, float]:
+    """Bispectrum MMD of CA traces and natives; nothing without natives, or with too few of either."""
+    made = [record for record in records if record["group"] in (SAMPLES, NATIVES) and "failed" not in record]
+    lengths = [record["length"] for record in made]
+    if evaluation.controls is None or len(traces) < FEW:
+        return {}
+    natives = comparable_traces(evaluation.controls, (min(lengths), max(lengths)), evaluation.origins)
+    if len(natives) < FEW:
+        return {}
+    found = bispectrum_mmd(traces, natives, seed=evaluation.protocol.seed)._asdict()
+    mmd = {"mmd": found.pop("squared_mmd")} | {f"mmd_{name}": value for name, value in found.items()}
+    return mmd | {"mmd_natives": len(natives)}
 
 
 def nearest_references(folder: Path, paths: Mapping[str, Path], reference: Path) -> dict[str, dict]:
-    """`max_tm` and `nearest` of each file, by name; those of an earlier run are kept while file and reference are the same."""
+    """`max_tm` and `nearest` of each file, by name. Those of an earlier run are kept while file and reference last."""
     cache, source = folder / NOVELTY, source_hash(reference)
     content = {name: content_hash(path) for name, path in paths.items()}
     known = _read(cache, source)

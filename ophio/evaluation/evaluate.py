@@ -1,9 +1,9 @@
 """A folder of structures -> a record of each, and of controls; goes on after an interruption.
 
-    REPORT/settings.json         the protocol; a report holds records of one kind
-    REPORT/records.jsonl         one line a structure: samples, natives, mirror images, noised; those that failed, too
-    REPORT/controls/GROUP/       the structures of the controls
-    REPORT/novelty.json          the most similar reference of each sample
+REPORT/settings.json         the protocol; a report holds records of one kind
+REPORT/records.jsonl         one line a structure: samples, natives, mirror images, noised; those that failed, too
+REPORT/controls/GROUP/       the structures of the controls
+REPORT/novelty.json          the most similar reference of each sample
 """
 
 import json
@@ -25,6 +25,7 @@ from ophio.evaluation.folding import FoldingEngine, load_engine
 from ophio.evaluation.inverse_folding import ProteinMPNN
 from ophio.evaluation.self_consistency import Protocol, self_consistency
 from ophio.evaluation.structures import (
+    GROUPS,
     LONGEST,
     SAMPLES,
     SHORTEST,
@@ -77,7 +78,8 @@ class Evaluation:
     def fill(self, num_workers: int = 1) -> list[dict]:
         """Makes the records that the report does not have yet, `num_workers` at a time, and returns those of all items.
 
-        A record is written as soon as it is made. What is there for the same file content is kept; failures are tried again.
+        A record is written as soon as it is made. What is there for the same file content is kept; what failed is tried
+        again.
         """
         if num_workers < 1:
             raise UserError(f"workers {num_workers}: give a number of processes, at least 1")
@@ -91,10 +93,8 @@ class Evaluation:
         finally:
             _collect(self.folder)
         found = {_key(record)[:2]: record for record in _records(self.folder)}
-        made = [found[item.group, item.name] for item in self.items if (item.group, item.name) in found]
-        return [record for record in made if record["group"] == SAMPLES] + self.absent + [
-            record for record in made if record["group"] != SAMPLES
-        ]
+        made = [found[item.group, item.name] for item in self.items]
+        return sorted(made + self.absent, key=lambda record: GROUPS.index(record["group"]))
 
 
 def prepare(
@@ -112,25 +112,19 @@ def prepare(
 
     Args:
         samples: folder of structure files; the first `num` by name are evaluated.
-        controls: a corpus, of which the test split serves, or a folder of native structures. None: mirror images and noised
-            versions of samples stand in, and there is no native ceiling.
+        controls: a corpus, of which the test split serves, or a folder of native structures. None: mirror images and
+            noised versions of samples stand in, and there is no native ceiling.
         num_controls: natives at most, each with its mirror image and its noised version; 0 for none.
         origins: of the chains of a corpus: designed, natural, predicted; empty: all.
 
-    Files that cannot be evaluated are among `absent`, each with the reason. Raises UserError where none can be, and for options
-    that make no sense, before anything is written.
+    Files that cannot be evaluated are among `absent`, each with the reason. Raises UserError where none can be, and for
+    options that make no sense, before anything is written.
     """
-    if folder.absolute() == samples.absolute():
-        raise UserError(f"{folder}: holds the samples: give another folder for the report")
-    if num is not None and num < 1:
-        raise UserError(f"num={num}: give a number of samples, at least 1")
-    if not 3 < lengths[0] <= lengths[1]:
-        raise UserError(f"lengths {lengths[0]}-{lengths[1]}: give a rising range of residues, from 4 on")
-    if num_controls < 0:
-        raise UserError(f"controls {num_controls}: give a number of chains, 0 for none")
+    _check(samples, folder, num, lengths, num_controls)
     files, unknown = structure_files(samples)
-    proteins, absent = _read_all(files[:num], lengths)
-    absent += _never_made(samples, num)
+    never_made = _never_made(samples, num)
+    proteins, absent = _read_all(files[: None if num is None else num - len(never_made)], lengths)
+    absent += never_made
     if not proteins:
         raise UserError(f"{samples}: none of {len(absent)} samples can be evaluated; the first: {absent[0]['failed']}")
     _load(protocol, device)  # a missing package or a wrong name is known now
@@ -179,6 +173,17 @@ def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[dict]:
         yield result
 
 
+def _check(samples: Path, folder: Path, num: int | None, lengths: tuple[int, int], num_controls: int) -> None:
+    if folder.absolute() == samples.absolute():
+        raise UserError(f"{folder}: holds the samples: give another folder for the report")
+    if num is not None and num < 1:
+        raise UserError(f"num={num}: give a number of samples, at least 1")
+    if not 3 < lengths[0] <= lengths[1]:
+        raise UserError(f"lengths {lengths[0]}-{lengths[1]}: give a rising range of residues, from 4 on")
+    if num_controls < 0:
+        raise UserError(f"controls {num_controls}: give a number of chains, 0 for none")
+
+
 def _read_all(files: Sequence[Path], lengths: tuple[int, int]) -> tuple[dict[Path, Protein], list[dict]]:
     """The chains by file, and records of the files that have none to evaluate."""
     proteins, rejected = {}, []
@@ -191,7 +196,7 @@ def _read_all(files: Sequence[Path], lengths: tuple[int, int]) -> tuple[dict[Pat
 
 
 def _never_made(samples: Path, num: int | None) -> list[dict]:
-    """Records of samples that sampling gave up."""
+    """Records of samples, among the first `num`, that sampling gave up."""
     lost = [record for record in generation_records(samples)[:num] if "failed" in record]
     return [_absent(record["name"], record["failed"], NEVER_MADE) for record in lost]
 

@@ -54,7 +54,9 @@ def _scores(records: Records) -> bytes | None:
             if len(column):
                 weights = np.full(len(column), 1 / len(column))
                 style = {"histtype": "step", "color": COLOURS[name], "linewidth": 2 if name == SAMPLES else 1}
-                axis.hist(column.clip(edges[0], edges[-1]), edges, weights=weights, label=f"{name} ({len(column)})", **style)
+                axis.hist(
+                    column.clip(edges[0], edges[-1]), edges, weights=weights, label=f"{name} ({len(column)})", **style
+                )
         if threshold is not None:
             axis.axvline(threshold, color="0.6", linestyle=":")
         axis.set(xlabel=label, ylabel="share")
@@ -66,7 +68,15 @@ def _secondary_structure(records: Records) -> bytes | None:
     figure, (axis,) = _figure(1)
     for name in (NATIVES, SAMPLES):
         group = records.get(name, ())
-        axis.plot(_column(group, "helix"), _column(group, "strand"), "o", markersize=4, alpha=0.6, color=COLOURS[name], label=name)
+        axis.plot(
+            _column(group, "helix"),
+            _column(group, "strand"),
+            "o",
+            markersize=4,
+            alpha=0.6,
+            color=COLOURS[name],
+            label=name,
+        )
     axis.plot([0, 1], [1, 0], color="0.8")
     axis.set(xlabel="helix", ylabel="strand", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axis.legend()

@@ -1,9 +1,9 @@
-"""From records to a report: what the samples are like beside their controls, as JSON, Markdown, CSV and a page with plots.
+"""From records to a report: what the samples are like beside their controls, as JSON, Markdown, CSV and a page.
 
-    REPORT/report.json    every number, and which structures failed and why
-    REPORT/report.md      tables to read
-    REPORT/index.html     the same tables, and plots
-    REPORT/table.csv      one small table to keep, also table.md: a row for samples, natives, mirror images, noised
+REPORT/report.json    every number, and which structures failed and why
+REPORT/report.md      tables to read
+REPORT/index.html     the same tables, and plots
+REPORT/table.csv      one small table to keep, also table.md: a row for samples, natives, mirror images, noised
 """
 
 import base64
@@ -36,19 +36,19 @@ SHARES = {  # of all samples, failed ones too
 }
 MEDIANS = ("confidence", "energy", "mpnn_score", "recovery", "codesign_rmsd", "codesign_tm", "codesign_energy")
 MEANS = (
-    "valid_residues", "clashes_per_100_residues", "chain_breaks", "rama_outliers", "left_handed_helices", "helix", "strand",
-    "seconds",
+    "valid_residues", "clashes_per_100_residues", "chain_breaks", "rama_outliers", "left_handed_helices", "helix",
+    "strand", "seconds",
 )  # fmt: skip
 
 GROUP_COLUMNS = (
     "group", "structures", "failed", "lengths", "designable", "designable_low", "designable_high", "sctm_above_0.5",
-    "sctm_above_0.5_low", "sctm_above_0.5_high", "scrmsd_median", "sctm_median", "designable_mean_distance", "codesignable",
-    "codesignable_all_atom", "confidence_median", "energy_median", "codesign_energy_median", "recovery_median", "valid_residues",
-    "clashes_per_100_residues", "helix", "strand", "seconds",
+    "sctm_above_0.5_low", "sctm_above_0.5_high", "scrmsd_median", "sctm_median", "designable_mean_distance",
+    "codesignable", "codesignable_all_atom", "confidence_median", "energy_median", "codesign_energy_median",
+    "recovery_median", "valid_residues", "clashes_per_100_residues", "helix", "strand", "seconds",
 )  # fmt: skip
 SET_COLUMNS = (
-    "mean_tm", "mean_tm_designable", "clusters_50", "clusters_50_designable", "clusters_60", "clusters_60_designable",
-    "max_tm_median", "max_tm_designable", "copies", "mmd", "mmd_low", "mmd_high", "mmd_floor",
+    "mean_tm", "mean_tm_designable", "clusters_50", "clusters_50_designable", "clusters_60",
+    "clusters_60_designable", "max_tm_median", "max_tm_designable", "copies", "mmd", "mmd_low", "mmd_high", "mmd_floor",
 )  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def group_row(group: str, records: Sequence[Mapping]) -> dict[str, Any]:
     """What one group of structures is like.
 
     Shares are of the structures that were evaluated and of those that failed, which count as bad; files that hold no
-    structure to evaluate do not count. Intervals: 95 %, bootstrap over structures. Medians and means leave out what failed.
+    structure to evaluate do not count. Intervals: 95 %, bootstrap over structures. Means, and medians but those of
+    scRMSD and scTM, leave out what failed.
     """
     made = [record for record in records if "failed" not in record]
     failed = [record for record in records if record.get("kind") in (FAILED, NEVER_MADE)]
@@ -87,7 +88,7 @@ def make_report(evaluation: Evaluation, records: Sequence[dict], reference: Path
 
     Args:
         records: as `Evaluation.fill` returns them.
-        reference: a corpus, of which the training split counts, or a folder of structures: what novelty is measured against.
+        reference: what novelty is measured against: a corpus, of which the training split counts, or a folder.
     """
     sets = compare_samples(evaluation, records, reference)
     report = build(evaluation, records, sets, reference and reference.name)
@@ -101,7 +102,9 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     return f"{markdown(rows)}\n\n{note}\nOpen {folder / 'index.html'}; all numbers are in {folder / 'report.json'}"
 
 
-def build(evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
+def build(
+    evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str, Any], reference: str | None
+) -> dict[str, Any]:
     """The content of report.json.
 
     Args:
@@ -111,7 +114,7 @@ def build(evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str,
     """
     groups = {group: [record for record in records if record["group"] == group] for group in GROUPS}
     generated = [r["seconds"] for r in generation_records(evaluation.samples) if "failed" not in r]
-    failed = [{key: record[key] for key in ("group", "name", "kind", "failed")} for record in records if "failed" in record]
+    failed = [record for record in records if "failed" in record]
     several = [record["name"] for record in records if record.get("chains", 1) > 1]
     return {
         "ophio": __version__,
@@ -124,7 +127,7 @@ def build(evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str,
         "groups": [group_row(group, rows) for group, rows in groups.items() if rows],
         "sets": dict(sets),
         "controls": evaluation.controls and evaluation.controls.name,
-        "failed": failed,
+        "failed": [{key: record[key] for key in ("group", "name", "kind", "failed")} for record in failed],
         "several_chains": several,
         "not_structures": evaluation.unknown,
     }
@@ -133,7 +136,8 @@ def build(evaluation: Evaluation, records: Sequence[Mapping], sets: Mapping[str,
 def write(folder: Path, report: Mapping[str, Any], images: Mapping[str, bytes]) -> None:
     """All files of the report but the records."""
     parts = sections(report)
-    text = "\n\n".join(f"## {title}\n\n{note}\n\n{markdown(rows) if rows else ''}".rstrip() for title, note, rows in parts)
+    blocks = (f"## {title}\n\n{note}\n\n{markdown(rows) if rows else ''}" for title, note, rows in parts)
+    text = "\n\n".join(block.rstrip() for block in blocks)
     write_whole(folder / "report.json", (json.dumps(report, indent=1) + "\n").encode())
     write_whole(folder / "report.md", f"# Evaluation of {report['samples']}\n\n{text}\n".encode())
     rows = table(report)
@@ -154,7 +158,7 @@ def draw(evaluation: Evaluation, records: Sequence[Mapping]) -> dict[str, bytes]
 
 
 def table(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each group of structures, with the columns to keep of a report; scores of a set are those of the samples."""
+    """A row for each group of structures, with the columns to keep of a report; scores of a set are of the samples."""
     groups, rows = report["groups"], []
     sets = {key: report["sets"].get(key) for key in SET_COLUMNS}
     for group in groups:
@@ -180,8 +184,11 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
 def _scores(report: Mapping[str, Any]) -> Section:
     protocol = report["protocol"]
     fast = "not folded; energy of the backbone under the predicted distances" if protocol["fast"] else "each folded"
-    sequences = f"ProteinMPNN ({protocol['mpnn_weights']}), {protocol['sequences']} sequences at T={protocol['temperature']}"
-    note = f"{sequences}; {protocol['engine']}, {fast}; on {report['hardware']}. Intervals: 95 %, bootstrap over structures."
+    sequences = (
+        f"ProteinMPNN ({protocol['mpnn_weights']}), {protocol['sequences']} sequences at T={protocol['temperature']}"
+    )
+    note = f"{sequences}; {protocol['engine']}, {fast}; on {report['hardware']}."
+    note += " Intervals: 95 %, bootstrap over structures."
     if len(report["groups"]) == 1:
         note += " There are no controls."
     elif report["controls"] is None:
@@ -193,12 +200,17 @@ def _scores(report: Mapping[str, Any]) -> Section:
         "co-design CA < 2 Å": "codesignable", "co-design all atoms < 2 Å": "codesignable_all_atom",
     }  # fmt: skip
     medians = {
-        "scRMSD": "scrmsd", "scTM": "sctm", "confidence": "confidence", "energy": "energy", "own energy": "codesign_energy",
-        "own sequence RMSD": "codesign_rmsd", "recovery": "recovery",
+        "scRMSD": "scrmsd", "scTM": "sctm", "confidence": "confidence", "energy": "energy",
+        "own energy": "codesign_energy", "own sequence RMSD": "codesign_rmsd", "recovery": "recovery",
     }  # fmt: skip
     rows = []
     for group in report["groups"]:
-        row = {"": group["group"], "n": group["structures"], "failed": group["failed"], "lengths": group.get("lengths", "")}
+        row = {
+            "": group["group"],
+            "n": group["structures"],
+            "failed": group["failed"],
+            "lengths": group.get("lengths", ""),
+        }
         row |= {title: _share(group, key) for title, key in columns.items()}
         row |= {f"{title}, median": _shown(group.get(f"{key}_median", "")) for title, key in medians.items()}
         rows.append(row | {"s each": group.get("seconds", "")})
@@ -207,10 +219,13 @@ def _scores(report: Mapping[str, Any]) -> Section:
 
 def _structure(report: Mapping[str, Any]) -> Section:
     columns = {
-        "valid residues": "valid_residues", "clashes/100 residues": "clashes_per_100_residues", "chain breaks": "chain_breaks",
-        "Ramachandran outliers": "rama_outliers", "left-handed helices": "left_handed_helices", "helix": "helix", "strand": "strand",
+        "valid residues": "valid_residues", "clashes/100 residues": "clashes_per_100_residues",
+        "chain breaks": "chain_breaks", "Ramachandran outliers": "rama_outliers",
+        "left-handed helices": "left_handed_helices", "helix": "helix", "strand": "strand",
     }  # fmt: skip
-    rows = [{"": row["group"]} | {title: row.get(key, "") for title, key in columns.items()} for row in report["groups"]]
+    rows = [
+        {"": row["group"]} | {title: row.get(key, "") for title, key in columns.items()} for row in report["groups"]
+    ]
     return "Structure", "Means over structures; breaks and left-handed helices a chain.", rows
 
 
@@ -238,8 +253,8 @@ def _sets(report: Mapping[str, Any]) -> Section:
 def _failures(report: Mapping[str, Any]) -> Section:
     rows = [{"": r["group"], "structure": r["name"], "what": r["kind"], "why": r["failed"]} for r in report["failed"]]
     notes = [
-        "Structures that failed, and samples that were never made, count as bad in every share; rejected files hold nothing that "
-        "can be evaluated, and do not count."
+        "Structures that failed, and samples that were never made, count as bad in every share; rejected files hold "
+        "nothing that can be evaluated, and do not count."
         if rows
         else "All structures were evaluated."
     ]
@@ -254,15 +269,14 @@ def _peers(report: Mapping[str, Any]) -> Section | None:
     (ours,) = (row for row in report["groups"] if row["group"] == SAMPLES)
     if "designable" not in ours:
         return None
-    columns = {"scRMSD < 2 Å": "designable", "scTM > 0.5": "sctm_above_0.5", "clusters/samples": "clusters_50"}
-    rows = [{"system": report["samples"], "what": ours["lengths"], "folded by": report["protocol"]["engine"]}]
-    rows[0] |= {"scRMSD < 2 Å": _share(ours, "designable"), "scTM > 0.5": _share(ours, "sctm_above_0.5")}
-    rows[0] |= {"clusters/samples": report["sets"].get("clusters_50", ""), "s a sample": report["seconds_to_sample"]}
-    for peer in PEERS:
-        row = {"system": peer["system"], "what": peer["of"], "folded by": PEER_ENGINE}
-        rows.append(row | {title: peer[key] for title, key in columns.items()} | {"s a sample": peer["seconds_a_sample"]})
+    columns = ("system", "what", "folded by", "scRMSD < 2 Å", "scTM > 0.5", "clusters/samples", "s a sample")
+    shares = (_share(ours, "designable"), _share(ours, "sctm_above_0.5"))
+    lines = [(report["samples"], ours["lengths"], report["protocol"]["engine"], *shares)]
+    lines[0] += (report["sets"].get("clusters_50"), report["seconds_to_sample"])
+    lines += [(p.system, p.of, PEER_ENGINE, p.designable, p.folded, p.clusters, p.seconds) for p in PEERS]
+    rows = [dict(zip(columns, ("" if value is None else value for value in line), strict=True)) for line in lines]
     note = "Published figures, each under its own protocol, lengths and hardware (arXiv:2310.02508, arXiv:2502.14637)."
-    return "Beside other methods", note, [{key: "" if value is None else value for key, value in row.items()} for row in rows]
+    return "Beside other methods", note, rows
 
 
 def _shown(value: float | str | None) -> str:
@@ -287,7 +301,8 @@ def _rounded(value: Any) -> Any:
 # The page
 
 STYLE = (
-    "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse;font-size:13px}"
+    "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
+    "table{border-collapse:collapse;font-size:13px}"
     "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}div{overflow-x:auto}img{max-width:100%}"
 )
 TITLES = {
@@ -300,15 +315,20 @@ TITLES = {
 
 def _page(report: Mapping[str, Any], parts: Sequence[Section], images: Mapping[str, bytes]) -> str:
     title = html.escape(f"Evaluation of {report['samples']}")
-    tables = "".join(f"<h2>{html.escape(name)}</h2><p>{html.escape(note)}</p>{_html_table(rows)}" for name, note, rows in parts)
-    pictures = "".join(
-        f'<h2>{TITLES[name]}</h2><img alt="{TITLES[name]}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        for name, image in images.items()
+    tables = "".join(
+        f"<h2>{html.escape(name)}</h2><p>{html.escape(note)}</p>{_html_table(rows)}" for name, note, rows in parts
     )
+    pictures = "".join(_picture(TITLES[name], image) for name, image in images.items())
     if not images:
-        pictures = '<p>Plots need matplotlib: <code>pip install "ophio[view]"</code>, then run the same command again.</p>'
+        pictures = (
+            '<p>Plots need matplotlib: <code>pip install "ophio[view]"</code>, then run the same command again.</p>'
+        )
     head = f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
     return f"{head}<body><h1>{title}</h1>{tables}{pictures}</body></html>\n"
+
+
+def _picture(title: str, image: bytes) -> str:
+    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
 
 
 def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Self-consistency of one backbone: design sequences for it, fold them, and see whether they come back to it.
 
-As in Trippe et al. 2022 (arXiv:2206.04119): ProteinMPNN proposes sequences, a folding engine predicts the structure of each,
-and the closest prediction counts.
+As in Trippe et al. 2022 (arXiv:2206.04119): ProteinMPNN proposes sequences, a folding engine predicts the structure of
+each, and the closest prediction counts.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ class Protocol:
         sequences: that ProteinMPNN designs.
         temperature: of ProteinMPNN.
         mpnn_weights: "vanilla" or "soluble".
-        engine, engine_weights, networks, starts: that folds, see `ophio.evaluation.folding.load_engine`; None for its own choice.
+        engine, engine_weights, networks, starts: that folds, see `ophio.evaluation.folding.load_engine`; None for its
+            own choice.
         fast: no folding, only the energy of the backbone under the predicted distogram of each sequence.
         seed: of ProteinMPNN and of the folding engine.
 
@@ -58,15 +59,16 @@ def self_consistency(
 ) -> dict[str, float | str | list]:
     """Scores of a chain whose residues all have N, CA, C and O; a flat record, lists with an entry a designed sequence.
 
-    Å: `scrmsd` (lowest CA RMSD after superposition), `scrmsd_mean_distance` (lowest mean distance of CA atoms after the same
-    superposition: never above the RMSD). 0..1: `sctm` (highest TM-score, residue by residue, normalised by the length of the
-    chain), `confidence` (mean over residues, of the fold with the lowest RMSD) and `residue_confidence`. `energy` is that of the
-    backbone itself under the engine's prediction for the sequence of that fold (lowest of all in the fast mode, which folds
-    nothing). `mpnn_score` (negative log-likelihood a residue; lower is better) is also of that sequence.
+    Å: `scrmsd` (lowest CA RMSD after superposition), `scrmsd_mean_distance` (lowest mean distance of CA atoms after the
+    same superposition: never above the RMSD). 0..1: `sctm` (highest TM-score, residue by residue, normalised by the
+    length of the chain), `confidence` (mean over residues, of the fold with the lowest RMSD) and `residue_confidence`.
+    `energy` is that of the backbone itself under the engine's prediction for the sequence of that fold (lowest of all
+    in the fast mode, which folds nothing). `mpnn_score` (negative log-likelihood a residue; lower is better) is also of
+    that sequence.
 
-    A chain with a sequence of its own (see `own_sequence`) gets `recovery`, the mean over the designed sequences, and the
-    same scores of its own sequence: `codesign_rmsd`, `codesign_tm`, `codesign_confidence`, `codesign_energy`,
-    `codesign_mpnn_score`, and where the engine gives all atoms `codesign_all_atom_rmsd`.
+    A chain with a sequence of its own (see `own_sequence`) gets `recovery`, the mean over the designed sequences, and
+    the same scores of its own sequence: `codesign_rmsd`, `codesign_tm`, `codesign_confidence`, `codesign_energy`,
+    `codesign_mpnn_score`, and where both the engine and the chain have side chains `codesign_all_atom_rmsd`.
     """
     designs = designer.design([protein], protocol.sequences, protocol.temperature, seeds=[protocol.seed])[0]
     own = own_sequence(protein)
@@ -82,7 +84,7 @@ def self_consistency(
 
 
 def own_sequence(protein: Protein) -> str | None:
-    """The sequence that came with a chain; None where there is none: a residue type unknown, or the same for all residues."""
+    """The sequence that came with a chain; None where there is none: a residue is unknown, or all are of one type."""
     types = set(protein.residue_type.tolist())
     return protein.sequence if protein.residue_mask.all() and len(types) > 1 else None
 

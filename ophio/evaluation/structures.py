@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ SHORTEST, LONGEST = 20, 512  # residues: folding means little below, and takes t
 NOISE = 1.5  # Å, standard deviation of each coordinate
 SAMPLES, NATIVES, MIRRORS, NOISED = "samples", "natives", "mirrors", "noised"
 GROUPS = (SAMPLES, NATIVES, MIRRORS, NOISED)
-COMPANIONS = {"samples.jsonl", "samples.fasta", "settings.json", "index.html"}  # that a folder of samples has beside structures
+COMPANIONS = {
+    "samples.jsonl",
+    "samples.fasta",
+    "settings.json",
+    "index.html",
+}  # that a folder of samples has beside structures
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Item:
 
 
 def structure_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The structure files of a folder, by name, and the files that are none (what `ophio sample` writes with them aside).
+    """The structure files of a folder, by name, and the others (but for what `ophio sample` writes with them).
 
     Raises UserError where there is no folder, or no structure in it.
     """
@@ -59,8 +65,8 @@ def read_chain(path: Path) -> Protein:
 def read_backbone(path: Path, lengths: tuple[int, int]) -> Protein:
     """The first protein chain of a file, with N, CA, C and O of every residue.
 
-    Raises UserError that names the file where it cannot be evaluated: no protein, only CA atoms, residues or atoms missing,
-    a length outside of `lengths`.
+    Raises UserError that names the file where it cannot be evaluated: no protein, only CA atoms, residues or atoms
+    missing, a length outside of `lengths`.
     """
     protein = read_chain(path)
     check_backbone(protein, str(path), lengths)
@@ -117,15 +123,17 @@ def choose_natives(
 
     `num` at most, within `lengths` and with complete backbones, drawn by `seed`. Raises UserError where there is none.
     """
-    chains = _corpus_chains(source, lengths, origins, seed) if is_corpus(source) else _folder_chains(source, lengths, seed)
-    chosen = [chain for chain, _ in zip(chains, range(num))]
+    chains = (
+        _corpus_chains(source, lengths, origins, seed) if is_corpus(source) else _folder_chains(source, lengths, seed)
+    )
+    chosen = list(islice(chains, num))
     if not chosen:
         raise UserError(f"{source}: no complete chain of {lengths[0]} to {lengths[1]} residues to serve as a control")
     return chosen
 
 
 def write_controls(folder: Path, originals: Sequence[Protein], natives: bool, seed: int) -> list[Item]:
-    """Files of the originals (where they are `natives`), their mirror images and their noised versions, under `folder`."""
+    """Files of the originals (where they are `natives`), their mirror images and noised versions, under `folder`."""
     items = []
     for k, protein in enumerate(originals):
         versions = {NATIVES: protein} if natives else {}
