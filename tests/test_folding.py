@@ -113,10 +113,10 @@ def ca_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 def test_known_geometry_folds_back_to_its_structure(name):
     protein = natives()[name]
     backbone = fold([known_prediction(protein)], starts=1)[0]
-    assert ca_distance(backbone[:, 1], protein.ca) < 1.0
+    assert ca_distance(backbone[:, 1], protein.ca) < 0.5
     assert ca_distance(backbone[:, 1] * MIRROR, protein.ca) > 4.0
     nitrogen = protein.positions[:, 0]
-    assert ca_distance(backbone[:, 0], nitrogen) < 1.0
+    assert ca_distance(backbone[:, 0], nitrogen) < 0.5
 
 
 def test_folds_have_sound_bonds():
@@ -131,16 +131,16 @@ def test_start_has_the_distances_asked_for():
     protein = natives()["adk"]
     cb = ideal_cb(protein.positions)
     points = scale(torch.cdist(cb, cb))
-    assert torch.allclose(torch.cdist(points, points), torch.cdist(cb, cb), atol=1e-2)
+    assert torch.allclose(torch.cdist(points, points), torch.cdist(cb, cb), atol=0.05)
     drawn = plausible_distances(known_prediction(protein), 0.6, torch.Generator().manual_seed(0))
     assert torch.equal(drawn, drawn.T) and (drawn[:, :, None] <= drawn[:, None] + drawn[None] + 1e-4).all()
 
 
 def test_fold_is_determined_by_its_seed_and_not_by_its_batch():
     predictions = [known_prediction(natives()["adk"].crop(0, length)) for length in (30, 40)]
-    alone = fold(predictions[:1], seed=3, starts=2)[0]
-    again = fold(predictions[:1], seed=3, starts=2)[0]
-    together = fold(predictions, seed=3, starts=2)
+    alone = fold(predictions[:1], seed=3, starts=1)[0]
+    again = fold(predictions[:1], seed=3, starts=1)[0]
+    together = fold(predictions, seed=3, starts=1)
     assert torch.equal(alone, again)
     assert [len(backbone) for backbone in together] == [30, 40]
     assert ca_distance(together[0][:, 1], alone[:, 1]) < 0.2
@@ -164,7 +164,7 @@ def test_energy_is_lowest_for_the_structure_that_was_predicted():
     prediction, backbone = known_prediction(protein), protein.positions[None, :, :3]
     noise = torch.randn(backbone.shape, generator=torch.Generator().manual_seed(0))
     energy = energy_of(prediction, torch.cat([backbone, backbone + 0.5 * noise, backbone + 1.5 * noise, backbone * MIRROR]))
-    assert energy[0] < energy[1] < energy[2] and energy[2] < energy[3] - 10 * protein.num_residues
+    assert energy[0] < energy[1] < energy[2] and energy[0] < energy[3] - 100 * protein.num_residues
 
 
 def test_energy_has_exact_gradients():
