@@ -20,6 +20,7 @@ from ophio.errors import UserError
 from ophio.evaluation import evaluate, plots
 from ophio.evaluation.folding import Fold, load_engine
 from ophio.evaluation.inverse_folding import Designed, ProteinMPNN
+from ophio.evaluation.report import make_report
 from ophio.evaluation.self_consistency import Protocol, own_sequence, self_consistency
 from ophio.evaluation.structures import choose_natives, mirrored, noised, structure_files, write_controls
 from ophio.geometry import kabsch, transform
@@ -393,6 +394,18 @@ def test_a_failure_is_a_record_and_tried_again(few, stub, monkeypatch):
     assert [record["failed"] for record in failed[:2]] == ["no luck", "ZeroDivisionError: singular"]
     assert {record["kind"] for record in failed} == {"failed"} and failed[0]["length"] == 26
     assert all("failed" not in record for record in fill(few)) and len(stub) == 4
+
+
+def test_a_report_of_failures_alone_can_be_read(few, stub, monkeypatch):
+    def fails(protein, *others):
+        raise UserError("no luck")
+
+    monkeypatch.setattr(evaluate, "self_consistency", fails)
+    evaluation = evaluate.prepare(*few, Protocol(), num_controls=1)
+    (samples, *controls) = make_report(evaluation, evaluation.fill(), reference=few[0])["groups"]
+    assert samples["structures"] == samples["failed"] == 4 and len(controls) == 2
+    text = (few[1] / "report.md").read_text()
+    assert text.count("no luck") == 6 and (few[1] / "index.html").exists() and (few[1] / "table.csv").exists()
 
 
 def test_more_samples_are_added(few, stub):

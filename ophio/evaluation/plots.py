@@ -85,6 +85,8 @@ def _secondary_structure(records: Records) -> bytes | None:
 
 def _ramachandran(proteins: Mapping[str, Sequence[Protein]]) -> bytes | None:
     shown = {name: _torsions(chains) for name, chains in proteins.items() if chains}
+    if not shown:
+        return None
     figure, axes = _figure(len(shown))
     for (name, torsions), axis in zip(shown.items(), axes, strict=True):
         density, _, _ = np.histogram2d(*torsions.T, bins=90, range=[[-180, 180]] * 2, density=True)
