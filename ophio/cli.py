@@ -208,12 +208,14 @@ def _interpolate(options: argparse.Namespace) -> int:
     from ophio.interpolation import METHOD, MODEL, path_through, superposed
     from ophio.pairing import common_residues
     from ophio.path_report import LATENT, baselines, path_report
-    from ophio.paths import check_outputs, read_conformations, read_references, report_of_paths, summary, write_path
+    from ophio.paths import check_outputs, check_references, read_conformations, read_references, report_of_paths
+    from ophio.paths import summary, write_path
 
     check_outputs(options.out, options.trajectory, [*options.inputs, *options.reference])
     found = read_conformations(options.inputs, options.chain, options.model_number, options.skip_nonstandard)
     references = read_references(options.reference, options.skip_nonstandard)
     structures = superposed(common_residues(found))
+    check_references(references, structures[0])
     settings = {"model": options.model or MODEL, "method": options.method or METHOD, "num": options.num}
     settings |= {"pin_ends": options.pin_ends, "finish": not options.no_finish}
     model = _load(settings["model"], options.device)

@@ -14,7 +14,7 @@ from ophio.data.corpus import Corpus
 from ophio.interpolation import encode, superposed
 from ophio.metrics.rmsd import rmsd
 from ophio.pairing import common_residues
-from ophio.path_report import CARTESIAN, LATENT, closest_approach, path_report, paths
+from ophio.path_report import CARTESIAN, LATENT, baselines, closest_approach, path_report
 from ophio.protein import Protein
 
 TAIL = 5  # residues at either end that the core leaves out
@@ -37,7 +37,8 @@ class Group:
     @property
     def extremes(self) -> tuple[int, int]:
         """The two that are farthest apart."""
-        return tuple(sorted(np.unravel_index(self.distance.argmax(), self.distance.shape)))
+        i, j = divmod(int(self.distance.argmax()), len(self.proteins))
+        return min(i, j), max(i, j)
 
 
 def groups(corpus: Corpus) -> Iterator[Group]:
@@ -63,22 +64,41 @@ def _distances(ca: Float[Tensor, "k n 3"]) -> Float[Tensor, "k k"]:
     return distance + distance.T
 
 
-def pair_row(group: Group, model: Autoencoder, num: int, method: str, finish: bool) -> dict:
-    """The path between the two extremes of a group, and which limits its middle keeps.
+@dataclass(frozen=True)
+class Journey:
+    """The two most different conformations of a group, superposed, and the baselines between them."""
 
-    The middle third's bond and angle outliers are at most 1.5 times those of the end reconstructions, and a third of those
-    of the Cartesian line; no frame has a chain break; the middle has at most 1.5 times the clashes of the ends.
+    group: Group
+    ends: list[Protein]
+    num: int  # frames
+    frames: dict[str, list[Protein]]  # by baseline
+    reports: dict[str, dict]  # their `path_report`
+
+    @classmethod
+    def of(cls, group: Group, num: int) -> "Journey":
+        ends = superposed([group.proteins[k] for k in group.extremes])
+        frames = baselines(ends, num)
+        reports = {name: path_report(path, ends, num)["path"] for name, path in frames.items()}
+        return cls(group, ends, num, frames, reports)
+
+    def rows(self, frames: list[Protein]) -> tuple[dict, dict]:
+        """Of a latent path: `pair_row`, and `approach_row` (empty without simulated conformations in between)."""
+        return pair_row(self, path_report(frames, self.ends, self.num)["path"]), approach_row(self, frames)
+
+
+def pair_row(journey: Journey, latent: dict) -> dict:
+    """A path, given as its `path_report`, and which limits its middle keeps.
+
+    The middle third's bond and angle outliers are at most 1.5 times those of the end reconstructions, and a third of
+    those of the Cartesian line; no frame has a chain break; the middle has at most 1.5 times the clashes of the ends.
     """
-    ends = superposed([group.proteins[k] for k in group.extremes])
-    made = paths(ends, model, num, method, pin_ends=False, finish=finish)
-    reports = {name: path_report(frames, ends, num)["path"] for name, frames in made.items()}
-    latent, line = reports[LATENT], reports[CARTESIAN]
+    group, ends, line = journey.group, journey.ends, journey.reports[CARTESIAN]
     row = {"group": group.number, "from": ends[0].name, "to": ends[1].name, "residues": ends[0].num_residues}
     row |= {"core_rmsd": group.core, "ca_rmsd": float(group.distance.max())}
     row |= {key: latent[key] for key in ("end_rmsd", "arc_length", "monotonicity")}
     for name in (*OUTLIERS, "omega_outliers", "rama_outliers", "clashes"):
         row |= {f"{name}_ends": latent["ends"][name], f"{name}_middle": latent["middle"][name]}
-        row |= {f"{name}_{other}": reports[other]["middle"][name] for other in reports if other != LATENT}
+        row |= {f"{name}_{other}": report["middle"][name] for other, report in journey.reports.items()}
     row["chain_breaks"] = latent["worst"]["chain_breaks"]
     passed = {f"{name}_like_ends": latent["middle"][name] <= OF_ENDS * latent["ends"][name] for name in OUTLIERS}
     passed |= {f"{name}_below_line": latent["middle"][name] <= OF_LINE * line["middle"][name] for name in OUTLIERS}
@@ -87,15 +107,16 @@ def pair_row(group: Group, model: Autoencoder, num: int, method: str, finish: bo
     return row | passed | {"all": all(passed.values())}
 
 
-def approach_row(group: Group, model: Autoencoder, num: int, method: str, finish: bool) -> dict:
-    """How near the path between the extremes of a group comes to its other, simulated conformations: mean CA RMSD, Å."""
-    extremes = group.extremes
-    ends = superposed([group.proteins[k] for k in extremes])
-    between = [k for k, kind in enumerate(group.kinds) if kind == SIMULATED and k not in extremes]
+def approach_row(journey: Journey, frames: list[Protein]) -> dict:
+    """How near each path comes to the simulated conformations other than its ends: mean closest CA RMSD, Å."""
+    group, ends = journey.group, journey.ends
+    between = [k for k, kind in enumerate(group.kinds) if kind == SIMULATED and k not in group.extremes]
+    if not between:
+        return {}
     row = {"group": group.number, "residues": ends[0].num_residues, "ca_rmsd": float(group.distance.max())}
     row["intermediates"] = len(between)
-    for name, frames in paths(ends, model, num, method, pin_ends=False, finish=finish).items():
-        row[name] = float(np.mean([closest_approach(frames, ends[0], group.proteins[k])["ca_rmsd"] for k in between]))
+    for name, path in {LATENT: frames, **journey.frames}.items():
+        row[name] = float(np.mean([closest_approach(path, ends[0], group.proteins[k])["ca_rmsd"] for k in between]))
     return row
 
 
@@ -122,5 +143,5 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 def pair_summary(rows: Sequence[dict]) -> dict:
     """Means of the numbers, and shares of the pairs that keep each limit."""
-    kept = {key: float(np.mean([row[key] for row in rows])) for key, value in rows[0].items() if not isinstance(value, str)}
-    return {"pairs": len(rows), **{key: value for key, value in kept.items() if key != "group"}}
+    numbers = [key for key, value in rows[0].items() if not isinstance(value, str) and key != "group"]
+    return {"pairs": len(rows), **{key: float(np.mean([row[key] for row in rows])) for key in numbers}}

@@ -32,7 +32,7 @@ class InternalCoordinates:
     atoms: Float[Tensor, "*batch L 14 3"]
 
     def toward(self, other: "InternalCoordinates", times: Float[Tensor, "T"]) -> "InternalCoordinates":
-        """All of them a fraction `times` of the way to those of `other`, [T, ...]; torsions go the shorter way round."""
+        """A fraction `times` of the way to those of `other`, [T, ...]; torsions go the shorter way round."""
 
         def between(a: Tensor, b: Tensor, periodic: bool) -> Tensor:
             difference = b - a

@@ -3,9 +3,10 @@
     frames = interpolate(read_structure("open.pdb"), read_structure("closed.pdb"), model, num=25)
     write_structure(frames, "path.pdb")
 
-A path between Clouds a and b is a function (a, b, times [T]) -> Cloud [T, n, ...] that gives a at 0 and b at 1 and turns
-with them. Features of degree above 0 turn with the part of the chain that they describe, so both ends must lie in one frame
-(`superposed`), and between domains that turn against each other a straight line makes them shorter than either end.
+A path between Clouds a and b is a function (a, b, times [T]) -> Cloud [T, n, ...] that gives a at 0 and b at 1 and
+turns with them. Features of degree above 0 turn with the part of the chain that they describe, so both ends must lie in
+one frame (`superposed`), and between domains that turn against each other a straight line makes them shorter than at
+either end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,11 @@ from ophio.geometry import kabsch, safe_norm, transform
 from ophio.idealize import idealize
 from ophio.internal_coordinates import buildable, internal_coordinates, positions_of
 from ophio.irreps import join, split, wigner_matrix
+from ophio.metrics.clashes import clashes
 from ophio.metrics.core import core_superposition
 from ophio.metrics.rmsd import best_order
-from ophio.pairing import common_links, common_residues
+from ophio.metrics.validity import angle_outliers, bond_outliers
+from ophio.pairing import MIN_RESIDUES, common_links, common_residues
 from ophio.protein import Protein, stack
 from ophio.residue import atom_exists
 
@@ -35,7 +38,8 @@ MODEL = "mini_latent"  # released autoencoder that paths are made with unless an
 METHOD = "rigid"
 CONTACT = 15.0  # Å: about the distance of neighbouring latent nodes
 CHAIN_WEIGHT = 0.3  # least weight of the distance of nodes that follow each other
-RESIDUES_AT_ONCE = 4096  # decoded in one batch
+RESIDUES_AT_ONCE = 4096  # decoded, or idealized, in one batch
+FINISH_ROUNDS = 6
 GEODESIC_STEPS, GEODESIC_RATE = 20, 0.02
 
 LatentPath = Callable[[Cloud, Cloud, Float[Tensor, "T"]], Cloud]
@@ -52,8 +56,8 @@ def interpolate(
 ) -> list[Protein]:
     """`num` structures from the one chain to the other, both ends included, in the frame of the first.
 
-    Chains of different sequences are aligned and cut to what they have in common, with a warning that says what was cut.
-    Every frame has all atoms of the residue types of `protein_a`, whatever was missing.
+    Chains of different sequences are aligned and cut to what they have in common, with a warning that says what was
+    cut. Every frame has all atoms of the residue types of `protein_a`, whatever was missing.
 
     Args:
         method: a name in METHODS.
@@ -76,25 +80,49 @@ def path_through(
 ) -> list[Protein]:
     """The path through several conformations, `num` frames from each to the next: (k - 1)(num - 1) + 1 in all.
 
-    The chains have the same residues (`common_residues`) and lie where they are meant to (`superposed`).
+    The chains have the same residues (`common_residues`) and lie where they are meant to (`superposed`). The pieces
+    between gaps of the chain (`common_links`) are encoded and decoded each by itself: models know no gaps.
     """
     if num < 2:
         raise UserError(f"num={num}: a path has at least its 2 ends")
     if method not in METHODS:
         raise UserError(f"method {method}: not one of {', '.join(METHODS)}")
-    latents, linked = encode(proteins, model), common_links(proteins)
-    frames: list[Protein] = []
-    for (a, b), ends in zip(pairwise(latents), pairwise(proteins), strict=True):
-        path = _along(PATHS.get(method, PATHS[METHOD]), a, b, num)
-        path = shortened(path, model, ends[0]) if method == "geodesic" else path
-        made = decode(path, model, ends[0])
-        made = following(finished(made, linked) if finish else made, ends[0])
-        made = pinned(made, *ends) if pin_ends else made
+    linked, frames = common_links(proteins), []
+    for a, b in pairwise(proteins):
+        pieces = [_piece(a.crop(*ends), b.crop(*ends), model, num, method) for ends in unbroken(linked)]
+        made = [_joined(parts) for parts in zip(*pieces, strict=True)]
+        made = following(finished(made, linked) if finish else made, a)
+        made = pinned(made, a, b) if pin_ends else made
         frames += made[1:] if frames else made
     return frames
 
 
-# ------------------------------------------------------------------------------------------------------- paths of Clouds
+def _piece(a: Protein, b: Protein, model: Autoencoder, num: int, method: str) -> list[Protein]:
+    path = _along(PATHS.get(method, PATHS[METHOD]), *encode([a, b], model), num)
+    path = shortened(path, model, a) if method == "geodesic" else path
+    return decode(path, model, a)
+
+
+def unbroken(linked: Bool[Tensor, "pairs"]) -> list[tuple[int, int]]:
+    """First residue and end of each piece between gaps. One too short for a model stays with the next, the last with
+    the one before."""
+    gaps = [int(k) + 1 for k in (~linked).nonzero()[:, 0]]
+    bounds = [0]
+    for gap in gaps:
+        if gap - bounds[-1] >= MIN_RESIDUES:
+            bounds.append(gap)
+    length = len(linked) + 1
+    if len(bounds) > 1 and length - bounds[-1] < MIN_RESIDUES:
+        bounds.pop()
+    return list(pairwise([*bounds, length]))
+
+
+def _joined(pieces: Sequence[Protein]) -> Protein:
+    names = ("positions", "atom_mask", "residue_type", "residue_number", "insertion_code", "b_factor")
+    return pieces[0].replace(**{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names})
+
+
+# ------------------------------------------------------------------------------------------------------ paths of Clouds
 
 
 def linear(a: Cloud, b: Cloud, times: Float[Tensor, "T"]) -> Cloud:
@@ -125,8 +153,9 @@ def rigid(a: Cloud, b: Cloud, times: Float[Tensor, "T"]) -> Cloud:
     there, here = (c.positions[None] - c.positions[:, None] for c in (b, a))  # [n, m] from n to m
     seen = torch.einsum("tnij,tnmj->tnmi", turning, _line(here, there @ turn, times))
     weight = _weights(a, b)
-    centre = _line(*(_mean(c.positions, c.mask) for c in (a, b)), times)
-    return Cloud(_fitted(0.5 * (seen - seen.transpose(1, 2)), weight, a.mask) + centre[:, None], features, _masks(a, times))
+    centre = _line(*(_mean(c.positions, c.mask) for c in (a, b)), times)[:, None]
+    positions = _fitted(0.5 * (seen - seen.transpose(1, 2)), weight, a.mask) + centre
+    return Cloud(positions, features, _masks(a, times))
 
 
 def node_rotations(a: Cloud, b: Cloud) -> Float[Tensor, "n 3 3"]:
@@ -217,24 +246,40 @@ def decode(latents: Latent, model: Autoencoder, like: Protein) -> list[Protein]:
     for part in _parts(latents):
         types = seen.residue_type.to(part.residue_mask.device).expand(len(part.residue_mask), -1)
         positions = model.decode_atoms(part, types).positions.cpu()
-        frames += [seen.replace(atom_mask=atom_mask, b_factor=torch.zeros_like(x[..., 0])).with_positions(x) for x in positions]
+        complete = seen.replace(atom_mask=atom_mask, b_factor=torch.zeros_like(positions[0, ..., 0]))
+        frames += [complete.with_positions(frame) for frame in positions]
     return frames
 
 
 def finished(frames: Sequence[Protein], linked: Bool[Tensor, "pairs"]) -> list[Protein]:
-    """The frames idealized, bonded where the chain is."""
-    size, done = max(1, RESIDUES_AT_ONCE // frames[0].num_residues), []
-    for start in range(0, len(frames), size):
-        part = frames[start : start + size]
-        batch = idealize(stack(part), linked.expand(len(part), -1))
-        done += [frame.with_positions(x) for frame, x in zip(part, batch.positions, strict=True)]
+    """The frames idealized, bonded where the chain is; those that keep outliers or clashes again, a few times."""
+    done, rough = list(frames), list(range(len(frames)))
+    for _ in range(FINISH_ROUNDS):
+        for part in _split(rough, frames[0].num_residues):
+            batch = idealize(stack([done[k] for k in part]), linked.expand(len(part), -1))
+            for k, positions in zip(part, batch.positions, strict=True):
+                done[k] = frames[k].with_positions(positions)
+        rough = [k for k in rough if not _sound(done[k], linked)]
     return done
 
 
+def _sound(frame: Protein, linked: Bool[Tensor, "pairs"]) -> bool:
+    """No outlier of bonds and angles and no clash."""
+    atoms = frame.positions, frame.atom_mask
+    outliers = bond_outliers(*atoms, linked) + angle_outliers(*atoms, linked)
+    return bool(outliers == 0) and bool(clashes(*atoms, frame.residue_type) == 0)
+
+
+def _split(items: Sequence[int], num_residues: int) -> Iterator[Sequence[int]]:
+    """Frames that fit into one batch."""
+    size = max(1, RESIDUES_AT_ONCE // num_residues)
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
 def _parts(latents: Latent) -> Iterator[Latent]:
-    size = max(1, RESIDUES_AT_ONCE // latents.residue_mask.shape[-1])
-    for start in range(0, len(latents.residue_mask), size):
-        yield latents.map(lambda t, start=start: t[start : start + size])
+    for part in _split(range(len(latents.residue_mask)), latents.residue_mask.shape[-1]):
+        yield latents.map(lambda t, part=part: t[part.start : part.stop])
 
 
 def _along(path: LatentPath, a: Latent, b: Latent, num: int) -> Latent:
@@ -252,7 +297,8 @@ def shortened(path: Latent, model: Autoencoder, like: Protein) -> Latent:
     Minimised is the sum of squared distances of the CA atoms of consecutive frames; for even steps that is the squared
     length over the number of steps (Arvanitidis, Hansen, Hauberg 2018, arXiv:1710.11379, equation 8).
     """
-    cloud, types = path.cloud, model.seen(like).residue_type.to(path.residue_mask.device).expand(len(path.residue_mask), -1)
+    cloud = path.cloud
+    types = model.seen(like).residue_type.to(path.residue_mask.device).expand(len(path.residue_mask), -1)
     inner = [t[1:-1].clone().requires_grad_() for t in (cloud.positions, cloud.features)]
     if not len(inner[0]):
         return path
@@ -264,7 +310,8 @@ def shortened(path: Latent, model: Autoencoder, like: Protein) -> Latent:
 
     for _ in range(GEODESIC_STEPS):
         optimizer.zero_grad()
-        ca = torch.cat([model.decode_atoms(part, types[: len(part.residue_mask)]).positions[..., CA, :] for part in _parts(whole())])
+        parts = (model.decode_atoms(part, types[: len(part.residue_mask)]) for part in _parts(whole()))
+        ca = torch.cat([part.positions[..., CA, :] for part in parts])
         ((ca[1:] - ca[:-1]).square().sum(-1) * path.residue_mask[:-1]).sum().backward()
         optimizer.step()
     return whole().map(lambda t: t.detach())
@@ -325,7 +372,7 @@ def cartesian_line(a: Protein, b: Protein, num: int) -> list[Protein]:
 
 
 def torsion_path(a: Protein, b: Protein, num: int) -> list[Protein]:
-    """Every bond length, angle and torsion on a straight line, the chain rebuilt from them, laid on the Cartesian line."""
+    """Every bond length, angle and torsion on a straight line, the chain rebuilt from them, laid on the other line."""
     line = cartesian_line(a, b, num)
     (b,) = following([b], a)
     types, mask = a.residue_type, buildable(line[0].atom_mask, a.residue_type)

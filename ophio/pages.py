@@ -48,7 +48,8 @@ def path_page(
 ) -> str:
     """An HTML page with the backbones of a path, a slider and a play button, a plot of each set of curves, and a table.
 
-    `curves`: by plot and line, a value a frame (None for no value). `table`: text with columns. `script`: as for `grid_page`.
+    `curves`: by plot and line, a value a frame (None for no value). `table`: text with columns. `script`: as for
+    `grid_page`.
     """
     options = {} if script is None else {"js": script}
     view = py3Dmol.view(width=PATH_WIDTH, height=PATH_HEIGHT, **options)

@@ -32,8 +32,8 @@ def common_residues(proteins: Sequence[Protein]) -> list[Protein]:
     """The structures cut to the residues that all of them have with N, CA and C, named as in the first.
 
     Chains of one sequence correspond residue by residue. Others are aligned to the first: by their residue numbers where
-    those agree, else by sequence (Needleman-Wunsch with BLOSUM62, ends free). Residues of another type in a later structure
-    take the type of the first, with the atoms whose names both types have.
+    those agree, else by sequence (Needleman-Wunsch with BLOSUM62, ends free). Residues of another type in a later
+    structure take the type of the first, with the atoms whose names both types have.
 
     Warns:
         StructureWarning: residues were cut or changed, a chain has a break where another has none, or two structures
@@ -53,7 +53,8 @@ def common_residues(proteins: Sequence[Protein]) -> list[Protein]:
     kept = usable.all(0)
     if kept.sum() < MIN_RESIDUES:
         names = ", ".join(protein.name for protein in proteins)
-        raise UserError(f"{names}: {int(kept.sum())} residues with N, CA and C in common, at least {MIN_RESIDUES} are needed")
+        what = f"{int(kept.sum())} residues with N, CA and C in common"
+        raise UserError(f"{names}: {what}, at least {MIN_RESIDUES} are needed")
     cut = [_as(first, protein, i[kept], kept) for protein, i in zip(proteins, index, strict=True)]
     for protein, i in zip(proteins, index, strict=True):
         _tell(protein, i[kept], first, kept)

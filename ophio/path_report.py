@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ophio.autoencoder import Autoencoder
-from ophio.constants import CA
-from ophio.interpolation import cartesian_line, path_through, torsion_path
+from ophio.interpolation import cartesian_line, torsion_path
 from ophio.metrics import validity_report
 from ophio.metrics.core import core_superposition
 from ophio.metrics.rmsd import rmsd
@@ -30,21 +28,15 @@ LATENT, CARTESIAN, TORSIONS = "latent", "cartesian", "torsions"
 STILL = 0.01  # Å between two structures: no way to go
 
 Baseline = Callable[[Protein, Protein, int], list[Protein]]
+BASELINES: dict[str, Baseline] = {CARTESIAN: cartesian_line, TORSIONS: torsion_path}
 
 
-def paths(
-    structures: Sequence[Protein], model: Autoencoder, num: int, method: str, pin_ends: bool, finish: bool
-) -> dict[str, list[Protein]]:
-    """The latent path, and the two baselines through the same structures."""
-    return {
-        LATENT: path_through(structures, model, num, method, pin_ends, finish),
-        CARTESIAN: baseline(structures, num, cartesian_line),
-        TORSIONS: baseline(structures, num, torsion_path),
-    }
+def baselines(structures: Sequence[Protein], num: int) -> dict[str, list[Protein]]:
+    """Straight lines of atoms and of torsions through the structures, with as many frames as `path_through`."""
+    return {name: _chained(structures, num, line) for name, line in BASELINES.items()}
 
 
-def baseline(structures: Sequence[Protein], num: int, line: Baseline) -> list[Protein]:
-    """A baseline from each structure to the next."""
+def _chained(structures: Sequence[Protein], num: int, line: Baseline) -> list[Protein]:
     frames: list[Protein] = []
     for a, b in pairwise(structures):
         made = line(a, b, num)
@@ -56,14 +48,15 @@ def path_report(frames: Sequence[Protein], structures: Sequence[Protein], num: i
     """`frames`: a row a frame; `path`: numbers of the whole path.
 
     A row has the frame's place (0 at the first structure, 1 at the second, ...), the fractions and counts of
-    `metrics.validity_report`, CA RMSD (Å, superposed) and TM-score to the structures `from` and `to` that it lies between,
-    and the CA RMSD to the frame before (`step`). For the path see `path_numbers`.
+    `metrics.validity_report`, CA RMSD (Å, superposed) and TM-score to the structures `from` and `to` that it lies
+    between, and the CA RMSD to the frame before (`step`). For the path see `path_numbers`.
     """
     links = common_links(structures)
     place = torch.arange(len(frames)) / (num - 1)
     start = (place.ceil().long() - 1).clamp(min=0)  # a structure that the path passes through ends a segment
     columns = {"place": place, **_validity(frames, links), **_distances(frames, structures, start)}
-    rows = [{"frame": k + 1, **{name: _number(column[k]) for name, column in columns.items()}} for k in range(len(frames))]
+    numbers = {name: [_number(value) for value in column] for name, column in columns.items()}
+    rows = [{"frame": k + 1, **{name: values[k] for name, values in numbers.items()}} for k in range(len(frames))]
     return {"path": path_numbers(columns, start, structures), "frames": rows}
 
 
@@ -72,10 +65,10 @@ def path_numbers(
 ) -> dict:
     """Of a whole path.
 
-    `arc_length`: CA RMSD from frame to frame, added up, Å; `direct`: the same from structure to structure; `detour`: their
-    ratio. `monotonicity`: share of the steps that lead away from the last structure and towards the next one (each counts
-    half). `largest_step`: over the mean step. `ends` and `middle`: means of the validity over the frames at the structures,
-    and over those of the middle third of the way between; `worst`: the highest of all frames.
+    `arc_length`: CA RMSD from frame to frame, added up, Å; `direct`: the same from structure to structure; `detour`:
+    their ratio. `monotonicity`: share of the steps that lead away from the last structure and towards the next one
+    (each counts half). `largest_step`: over the mean step. `ends` and `middle`: means of the validity over the frames
+    at the structures, and over those of the middle third of the way between; `worst`: the highest of all frames.
     """
     place, step = columns["place"], columns["step"][1:]
     direct = float(sum(_ca_rmsd(a.ca, b.ca) for a, b in pairwise(structures)))

@@ -13,6 +13,7 @@ from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.io import SUFFIXES, num_models, read_models, read_structure, write_structure
 from ophio.pages import path_page
+from ophio.pairing import partners
 from ophio.path_report import LATENT, VALIDITY, closest_approach
 from ophio.protein import Protein
 from ophio.tables import markdown
@@ -57,9 +58,15 @@ def read_references(files: Sequence[Path], skip_nonstandard: bool = False) -> li
     found = []
     for file in files:
         models = read_models(file, skip_nonstandard=skip_nonstandard)
-        many = len(models) > 1
-        found += [p.replace(name=f"{file.name} model {k}" if many else file.name) for k, p in enumerate(models, start=1)]
+        names = [f"{file.name} model {k}" for k in range(1, len(models) + 1)] if len(models) > 1 else [file.name]
+        found += [protein.replace(name=name) for protein, name in zip(models, names, strict=True)]
     return found
+
+
+def check_references(references: Sequence[Protein], first: Protein) -> None:
+    """Raises UserError where one is of another sequence, before anything is computed."""
+    for reference in references:
+        partners(first, reference)
 
 
 def _named(proteins: Sequence[Protein]) -> list[Protein]:
@@ -72,13 +79,17 @@ def _named(proteins: Sequence[Protein]) -> list[Protein]:
 
 
 def report_of_paths(
-    made: dict[str, list[Protein]], reports: dict[str, dict], structures: Sequence[Protein], references: Sequence[Protein]
+    made: dict[str, list[Protein]],
+    reports: dict[str, dict],
+    structures: Sequence[Protein],
+    references: Sequence[Protein],
 ) -> dict:
     """What path.json holds: a report for each path, and how near each comes to every reference."""
-    near = [
-        {"name": reference.name, **{name: closest_approach(frames, structures[0], reference) for name, frames in made.items()}}
-        for reference in references
-    ]
+
+    def near_to(reference: Protein) -> dict:
+        return {name: closest_approach(frames, structures[0], reference) for name, frames in made.items()}
+
+    near = [{"name": reference.name, **near_to(reference)} for reference in references]
     what = {"structures": [protein.name for protein in structures], "residues": structures[0].num_residues}
     return {**what, "paths": reports, "references": near}
 
@@ -99,7 +110,9 @@ def curves(report: dict) -> dict[str, dict[str, list[float | None]]]:
     paths = {name: made["frames"] for name, made in report["paths"].items()}
     ends = {"from": "rmsd_from", "to": "rmsd_to"}
     plots = {"CA RMSD to the structures, Å": {text: [row[key] for row in paths[LATENT]] for text, key in ends.items()}}
-    return plots | {text: {n: [row[key] for row in rows] for n, rows in paths.items()} for key, text in VALIDITY.items()}
+    for key, text in VALIDITY.items():
+        plots[text] = {name: [row[key] for row in rows] for name, rows in paths.items()}
+    return plots
 
 
 def beside(out: Path, suffix: str) -> Path:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class Core(NamedTuple):
 
 @torch.no_grad()
 def core_superposition(
-    mobile: Float[Tensor, "*batch n 3"], target: Float[Tensor, "*batch n 3"], mask: Bool[Tensor, "n"]
+    mobile: Float[Tensor, "*#batch n 3"], target: Float[Tensor, "*#batch n 3"], mask: Bool[Tensor, "n"]
 ) -> Core:
     """Superposes CA traces (Å) so that the TM-score is high: on the largest rigid part, where domains move.
 
@@ -32,14 +33,14 @@ def core_superposition(
     lowers the sum of the terms. That is linear in the length, and so fit for every frame of a path; the search of
     `metrics.similarity` looks at more starts and may score a little higher. Below three residues the score is NaN.
     """
-    x, y = mobile[..., mask, :], target[..., mask, :]
+    x, y = torch.broadcast_tensors(mobile[..., mask, :], target[..., mask, :])
     length = x.shape[-2]
-    starts = _pieces(length).to(x)  # [s, n]
-    x, y = x[..., None, :, :], y[..., None, :, :]
+    starts = _pieces(length).to(x)
+    x, y = (repeat(points, "... n xyz -> ... s n xyz", s=len(starts)) for points in (x, y))
     squared_scale = tm_distance_scale(length) ** 2
-    weight = starts.expand(*x.shape[:-3], *starts.shape)
+    weight = starts.expand(x.shape[:-1])
     for _ in range(ROUNDS):
-        rotation, translation = kabsch(x.expand(*weight.shape, 3), y.expand(*weight.shape, 3), weight)
+        rotation, translation = kabsch(x, y, weight)
         term = 1 / (1 + (transform(x, rotation, translation) - y).square().sum(-1) / squared_scale)
         weight = term.square()
     score = term.mean(-1) if length >= SHORTEST else torch.full_like(term[..., 0], torch.nan)
@@ -52,7 +53,7 @@ def core_superposition(
     )
 
 
-def _pieces(length: int) -> Float[Tensor, "s n"]:
+def _pieces(length: int) -> Bool[Tensor, "s n"]:
     index = torch.arange(length)
     pieces = [(index * count // length) == k for count in PIECES for k in range(count)]
     return torch.stack([piece for piece in pieces if piece.sum() >= SHORTEST] or pieces[:1])
