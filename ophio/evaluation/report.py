@@ -91,7 +91,7 @@ def make_report(evaluation: Evaluation, records: Sequence[dict], reference: Path
         reference: what novelty is measured against: a corpus, of which the training split counts, or a folder.
     """
     sets = compare_samples(evaluation, records, reference)
-    report = build(evaluation, records, sets, reference and reference.name)
+    report = build(evaluation, records, sets, reference and reference.absolute().name)
     write(evaluation.folder, report, draw(evaluation, records))
     return report
 
@@ -121,12 +121,12 @@ def build(
         "torch": torch.__version__,
         "hardware": device_name(evaluation.device),
         "protocol": asdict(evaluation.protocol),
-        "samples": evaluation.samples.name,
+        "samples": evaluation.samples.absolute().name,
         "reference": reference,
         "seconds_to_sample": float(np.mean(generated)) if generated else None,
         "groups": [group_row(group, rows) for group, rows in groups.items() if rows],
         "sets": dict(sets),
-        "controls": evaluation.controls and evaluation.controls.name,
+        "controls": evaluation.controls and evaluation.controls.absolute().name,
         "failed": [{key: record[key] for key in ("group", "name", "kind", "failed")} for record in failed],
         "several_chains": several,
         "not_structures": evaluation.unknown,
@@ -187,7 +187,10 @@ def _scores(report: Mapping[str, Any]) -> Section:
     sequences = (
         f"ProteinMPNN ({protocol['mpnn_weights']}), {protocol['sequences']} sequences at T={protocol['temperature']}"
     )
-    note = f"{sequences}; {protocol['engine']}, {fast}; on {report['hardware']}."
+    given = [key for key in ("engine_weights", "networks", "starts") if protocol[key] is not None]
+    changed = [f"{key} {protocol[key]}" for key in given]
+    engine = ", ".join([protocol["engine"], *changed])
+    note = f"{sequences}; {engine}, {fast}; on {report['hardware']}."
     note += " Intervals: 95 %, bootstrap over structures."
     if len(report["groups"]) == 1:
         note += " There are no controls."
