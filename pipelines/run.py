@@ -6,7 +6,7 @@
 Reads `input`; writes the folder `output`, a folder for each stage in it. Every stage is one of the other pipelines, in
 a process of its own, with the options under its name. Run again, a stage is skipped unless its options or what it reads
 have changed; an interrupted one goes on. What other options made is kept in a folder beside. Options:
-configs/run/run.yaml.
+configs/chain/run.yaml.
 """
 
 import json
@@ -60,7 +60,7 @@ LINKS = {
 CONFIGS = {"train_diffusion": "diffusion/train_diffusion"}  # the others are named as their stages
 
 
-@pipeline("run/run")
+@pipeline("chain/run")
 def main(
     name: str,
     input: str,
