@@ -1,4 +1,4 @@
-"""Folding: exactly known distances and orientations, the trained networks, ESMFold's loading code on a tiny random model."""
+"""Folding: exactly known distances and orientations, the trained networks, ESMFold on a tiny random model."""
 
 import importlib.metadata
 import io
@@ -163,7 +163,8 @@ def test_energy_is_lowest_for_the_structure_that_was_predicted():
     protein = natives()["4e43"]
     prediction, backbone = known_prediction(protein), protein.positions[None, :, :3]
     noise = torch.randn(backbone.shape, generator=torch.Generator().manual_seed(0))
-    energy = energy_of(prediction, torch.cat([backbone, backbone + 0.5 * noise, backbone + 1.5 * noise, backbone * MIRROR]))
+    moved = [backbone, backbone + 0.5 * noise, backbone + 1.5 * noise, backbone * MIRROR]
+    energy = energy_of(prediction, torch.cat(moved))
     assert energy[0] < energy[1] < energy[2] and energy[0] < energy[3] - 100 * protein.num_residues
 
 
@@ -352,7 +353,8 @@ def tiny_esmfold(tmp_path_factory):
     """A random model of ESMFold's architecture, saved as its users have it: config.json and model.safetensors."""
     transformers = pytest.importorskip("transformers", reason="esmfold is optional: pip install 'ophio[esmfold]'")
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
-    structure = {"sequence_dim": 32, "pairwise_dim": 32, "ipa_dim": 8, "resnet_dim": 16, "num_heads_ipa": 2, "num_blocks": 2}
+    structure = {"sequence_dim": 32, "pairwise_dim": 32, "ipa_dim": 8, "resnet_dim": 16, "num_heads_ipa": 2}
+    structure["num_blocks"] = 2
     trunk = {"num_blocks": 1, "sequence_state_dim": 64, "pairwise_state_dim": 32, "sequence_head_width": 16}
     trunk |= {"pairwise_head_width": 16, "max_recycles": 1, "chunk_size": None, "structure_module": structure}
     config = transformers.EsmConfig(

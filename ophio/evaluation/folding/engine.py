@@ -43,7 +43,9 @@ class FoldingEngine(Protocol):
         ...
 
     def energy(self, sequences: Sequence[str], proteins: Sequence[Protein]) -> list[float]:
-        """Energy of given structures (with N, CA and C of all residues) under the prediction for the sequences; lower is better.
+        """Energy of given structures, with N, CA and C of all residues, under the prediction for the sequences.
+
+        Lower is better.
 
         Raises UserError where the engine predicts no distribution of structures, and for what `fold` refuses.
         """
@@ -51,7 +53,7 @@ class FoldingEngine(Protocol):
 
 
 def check_sequences(sequences: Sequence[str], longest: int, engine: str) -> None:
-    """Raises UserError, naming the sequence, for letters other than the 20 amino acids and lengths outside 10..`longest`."""
+    """Raises UserError, naming the sequence, for letters that are no amino acids and lengths outside 10..`longest`."""
     for number, sequence in enumerate(sequences, 1):
         shown = f"sequence {number} of {len(sequences)} ({sequence[:20]}{'...' if len(sequence) > 20 else ''})"
         if not sequence:
@@ -64,7 +66,7 @@ def check_sequences(sequences: Sequence[str], longest: int, engine: str) -> None
 
 
 def check_structures(sequences: Sequence[str], proteins: Sequence[Protein]) -> None:
-    """Raises UserError, naming the protein, for lengths that differ from the sequence, and for missing N, CA or C atoms."""
+    """Raises UserError, naming the protein, where its length is not its sequence's, and for missing N, CA or C."""
     for sequence, protein in zip(sequences, proteins, strict=True):
         if len(sequence) != protein.num_residues:
             raise UserError(f"{protein.name}: {protein.num_residues} residues, but its sequence has {len(sequence)}")

@@ -25,13 +25,13 @@ _ATOMS = torch.tensor([len(ATOM14[name]) for name in RESIDUE_NAMES])
 class EsmFold:
     """ESMFold. Folds have all atoms; sequences are folded one by one.
 
-    The confidence of a residue is its predicted lDDT (of CA). The energy of a structure is the sum over pairs of residues of -log
-    of the predicted probability of their CB distance over that of the farthest class, scaled as in `potential.energy_curves`, divided
-    by the number of residues.
+    The confidence of a residue is its predicted lDDT (of CA). The energy of a structure is the sum over pairs of
+    residues of -log of the predicted probability of their CB distance over that of the farthest class, scaled as in
+    `potential.energy_curves`, divided by the number of residues.
 
     Args:
-        weights: a name on the Hugging Face hub, which is downloaded at first use, or a folder with config.json and weights.
-            Code that comes with weights is never executed.
+        weights: a name on the Hugging Face hub, which is downloaded at first use, or a folder with config.json and
+            weights. Code that comes with weights is never executed.
 
     Raises:
         UserError: where transformers is not installed, and for weights that do not exist or are none of ESMFold.

@@ -1,8 +1,8 @@
 """From predicted distances and orientations to a structure: gradient descent on the energy from several starts.
 
-Starts come from multidimensional scaling of the predicted distances, which cannot tell a structure from its mirror image: both
-are tried. Every residue is a rigid frame; peptide bonds are springs that stiffen. All starts of all sequences move at once; after a
-first round the best of each sequence go on.
+Starts come from multidimensional scaling of the predicted distances, which cannot tell a structure from its mirror
+image: both are tried. Every residue is a rigid frame; peptide bonds are springs that stiffen. All starts of all
+sequences move at once; after a first round the best of each sequence go on.
 """
 
 import math
@@ -27,7 +27,7 @@ SPREAD = 0.6  # distances of a start are drawn from this central share of their 
 LINKS = {(C, N): (1.331, 3.0), (CA, CA): (3.80, 1.0), (CA, N): (2.432, 1.0), (C, CA): (2.433, 1.0)}
 CA_CONTACT = 4.0  # Å between CA atoms three or more residues apart, at least
 FINAL_SWEEPS = 30  # of `BackboneGeometry`
-# Axes of residue frames in axes along the CA trace: mean over 29 designed proteins (see `trace_axes`)
+# Axes of residue frames in axes along the CA trace: mean over 29 chains (see `trace_axes`)
 TRACE_TO_FRAME = [[-0.8220, -0.3055, 0.4807], [-0.5618, 0.5732, -0.5965], [-0.0933, -0.7604, -0.6428]]
 
 
@@ -99,7 +99,8 @@ def descend(state: Structures, potential: Potential, stage: Stage) -> Structures
     """Adam on the energy, chain and clash terms."""
     ca = state.ca.clone().requires_grad_()
     quaternion = functional.normalize(state.quaternion, dim=-1).requires_grad_()
-    optimizer = torch.optim.Adam([{"params": [ca], "lr": STEP}, {"params": [quaternion], "lr": TURN}], betas=(0.8, 0.95))
+    parameters = [{"params": [ca], "lr": STEP}, {"params": [quaternion], "lr": TURN}]
+    optimizer = torch.optim.Adam(parameters, betas=(0.8, 0.95))
     curve = potential.curve_index(state.sequence)
     for step in range(stage.steps):
         done = step / stage.steps

@@ -22,7 +22,7 @@ def load_engine(
         weights: of esmfold: a folder, or a name on the Hugging Face hub; None for its own.
         networks, starts: of trrosetta, see there; None for its own.
 
-    Raises UserError for another name, for options that the engine does not have, and where its weights are not installed.
+    Raises UserError for another name, for options that the engine does not have, and where weights are missing.
     """
     options = {"weights": weights, "networks": networks, "starts": starts}
     given = {key: value for key, value in options.items() if value is not None}

@@ -1,7 +1,8 @@
 """Predicted distributions as an energy of backbone frames, with analytic gradients.
 
-Every residue is a frame: origin CB, z axis towards CA, N in the half-plane of positive x. Seen from that frame, the CB of another
-residue has the spherical coordinates (distance, phi, -theta), so that few operations give all four coordinates of a pair.
+Every residue is a frame: origin CB, z axis towards CA, N in the half-plane of positive x. Seen from that frame, the CB
+of another residue has the spherical coordinates (distance, phi, -theta), so that few operations give all four
+coordinates of a pair.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +20,6 @@ from ophio.constants import CA, N
 from ophio.evaluation.folding.prediction import (
     ANGLE_BINS,
     BIN_WIDTH,
-    DISTANCE_BINS,
     DISTANCES,
     TORSION_BINS,
     PairPrediction,
@@ -52,9 +52,9 @@ def frames_of(backbone: Float[Tensor, "*batch A 3"]) -> Frames:
 def energy_curves(prediction: PairPrediction) -> list[Float[Tensor, "L L _"]]:
     """Energies at the middles of the bins of distance, omega, theta and phi.
 
-    Distances: -log of the probability over that of the last bin, scaled with distance (Yang et al. 2020, after Zhou & Zhou 2002), so
-    that the energy is 0 at 20 Å. Angles: -log of the probability, given that the residues are near, over that of a random direction,
-    times the probability that they are near.
+    Distances: -log of the probability over that of the last bin, scaled with distance (Yang et al. 2020, after Zhou &
+    Zhou 2002), so that the energy is 0 at 20 Å. Angles: -log of the probability, given that the residues are near,
+    over that of a random direction, times the probability that they are near.
     """
     p = prediction.distance[..., 1:] + MIN_PROBABILITY
     distances = DISTANCES.to(p)
@@ -127,8 +127,8 @@ class _Curves:
 class Potential:
     """Energy of frames under the predictions for one or more sequences.
 
-    Sequences are padded to the longest; padded pairs have no energy. Every ordered pair counts, distance and omega, which
-    belong to unordered pairs, half.
+    Sequences are padded to the longest; padded pairs have no energy. Every ordered pair counts, distance and omega,
+    which belong to unordered pairs, half.
     """
 
     def __init__(self, predictions: Sequence[PairPrediction]):

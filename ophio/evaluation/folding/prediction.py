@@ -1,7 +1,8 @@
-"""What a network predicts of a pair of residues: distributions of its distance and orientation (trRosetta, Yang et al. 2020).
+"""What a network predicts of a pair of residues: distributions of distance and orientation (Yang et al. 2020).
 
-The distance is that of the CB atoms. The orientation is given by three angles: omega, the torsion CA-CB-CB-CA; theta, the torsion
-N-CA-CB-CB of the first residue towards the second; phi, the angle CA-CB-CB. Glycines have the CB that an alanine would have.
+The distance is that of the CB atoms. The orientation is given by three angles: omega, the torsion CA-CB-CB-CA; theta,
+the torsion N-CA-CB-CB of the first residue towards the second; phi, the angle CA-CB-CB. Glycines have the CB that an
+alanine would have.
 """
 
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def expected_lddt(
 ) -> Float[Tensor, "L"]:
     """lDDT (CB atoms) that the prediction expects of a structure, 0..1 for each residue.
 
-    As lDDT: the share of distances below `radius` that are right to 0.5, 1, 2 and 4 Å, on average; here the probability of that
-    under the predicted distribution. Residues without such a distance have 0.
+    As lDDT: the share of distances below `radius` that are right to 0.5, 1, 2 and 4 Å, on average; here the
+    probability of that under the predicted distribution. Residues without such a distance have 0.
     """
     distance = torch.cdist(cb, cb)
     error = (distance[..., None] - DISTANCES.to(cb)).abs()

@@ -1,8 +1,9 @@
 """Folding with trRosetta (Yang et al. 2020, PNAS 117, 1496), from single sequences.
 
-Five networks predict distances and orientations of residue pairs; `fold` turns them into a backbone. The trained networks come with
-the package `tr-rosetta-pytorch`, of which only the weights are read: none of its code runs. They were trained on alignments; a
-single sequence tells them less, but de novo designs, whose sequences are made to be unambiguous, often fold right (Norn et al. 2021).
+Five networks predict distances and orientations of residue pairs; `fold` turns them into a backbone. The trained
+networks come with the package `tr-rosetta-pytorch`, of which only the weights are read: none of its code runs. They
+were trained on alignments; a single sequence tells them less, but de novo designs, whose sequences are made to be
+unambiguous, often fold right (Norn et al. 2021).
 """
 
 import pickle
@@ -40,6 +41,8 @@ LONGEST = 512  # residues: time and memory grow with the square
 CHANNELS, BLOCKS, DILATIONS = 64, 61, (1, 2, 4, 8, 16)
 LETTERS = "ARNDCQEGHILKMFPSTWYV"  # order of the amino acids in the features
 GAP = 1  # letters after them
+PROFILE = 2 * len(LETTERS) + GAP + 1  # features of a residue: see `features_of`
+_DAMAGED = (OSError, EOFError, tarfile.TarError, pickle.UnpicklingError, RuntimeError, LookupError, AttributeError)
 PAIRS_AT_ONCE = 2**20  # ordered pairs, over all starts, that fold together: bounds the memory
 
 
@@ -48,8 +51,7 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        profile = 2 * len(LETTERS) + GAP + 1
-        self.first = nn.Conv2d(2 * profile, CHANNELS, 1)
+        self.first = nn.Conv2d(2 * PROFILE, CHANNELS, 1)
         self.first_norm = _norm()
         self.blocks = nn.ModuleList(_Block(DILATIONS[k % len(DILATIONS)]) for k in range(BLOCKS))
         self.theta = nn.Conv2d(CHANNELS, 1 + TORSION_BINS, 1)
@@ -109,7 +111,7 @@ def load_networks(count: int = NETWORKS) -> list[Network]:
             names = sorted(archive.getnames())[:count]
             files = [BytesIO(archive.extractfile(name).read()) for name in names]
         return [_network(torch.load(file, map_location="cpu", weights_only=True)) for file in files]
-    except (OSError, EOFError, tarfile.TarError, pickle.UnpicklingError, RuntimeError, LookupError, AttributeError) as error:
+    except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = f"install them again with: {INSTALL} --force-reinstall"
         raise UserError(f"{path}: no weights of trRosetta ({reason}); {advice}") from None
@@ -117,7 +119,8 @@ def load_networks(count: int = NETWORKS) -> list[Network]:
 
 def _network(state: dict[str, Tensor]) -> Network:
     """With the names of the package's own network translated."""
-    sequence_only = {"first_block.0.weight": state["first_block.0.weight"][:, :84]}  # a single sequence has no couplings
+    # a single sequence has no couplings, which come last among the features
+    sequence_only = {"first_block.0.weight": state["first_block.0.weight"][:, : 2 * PROFILE]}
     places = {"first_block.0": "first", "first_block.1": "first_norm"}
     places |= {f"to_prob_{head}.0": head for head in ("theta", "phi", "omega")} | {"to_distance.0": "distance"}
     for k in range(BLOCKS):
@@ -151,15 +154,15 @@ def features_of(sequences: Sequence[str]) -> Float[Tensor, "batch 84 L L"]:
 class TrRosetta:
     """trRosetta on single sequences. Folds have N, CA, C, O and CB.
 
-    The confidence of a residue is the lDDT that the predicted distances expect of the fold (`expected_lddt`). The energy of a
-    structure is that of `Potential` divided by the number of residues: a sum over pairs of -log of predicted probabilities over those
-    of a reference state; it knows nothing of bonds and contacts.
+    The confidence of a residue is the lDDT that the predicted distances expect of the fold (`expected_lddt`). The
+    energy of a structure is that of `Potential` divided by the number of residues: a sum over pairs of -log of
+    predicted probabilities over those of a reference state; it knows nothing of bonds and contacts.
 
     Args:
         networks: how many of the five to average; fewer are faster and little worse.
         starts: of each hand, per sequence.
-        reduced: convolutions in bfloat16, which changes the predictions far less than another network does; None for where the
-            processor has instructions for it, which halves the time.
+        reduced: convolutions in bfloat16, which changes the predictions far less than another network does; None for
+            where the processor has instructions for it, which halves the time.
 
     Raises:
         UserError: where the package with the weights is missing or damaged.
@@ -168,7 +171,13 @@ class TrRosetta:
     name = "trrosetta"
     all_atom = False
 
-    def __init__(self, networks: int = NETWORKS, starts: int = 4, device: torch.device | str = "cpu", reduced: bool | None = None):
+    def __init__(
+        self,
+        networks: int = NETWORKS,
+        starts: int = 4,
+        device: torch.device | str = "cpu",
+        reduced: bool | None = None,
+    ):
         if starts < 1:
             raise UserError(f"starts {starts}: give at least 1")
         self.device, self.starts = torch.device(device), starts
@@ -177,7 +186,10 @@ class TrRosetta:
             self.networks = [network.reduce() for network in self.networks]
 
     def fold(self, sequences: Sequence[str], seed: int = 0) -> list[Fold]:
-        """Backbones of `sequences` of 10 to 512 residues. The same for a seed, but for rounding whatever folds along with it."""
+        """Backbones of `sequences` of 10 to 512 residues.
+
+        Each depends on its sequence and the seed and, through rounding alone, on what folds along with it.
+        """
         predictions = self.predict(sequences)
         folds: dict[int, Fold] = {}
         for group in _by_length(sequences):
