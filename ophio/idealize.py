@@ -130,7 +130,7 @@ _STEREO = {"ILE": "CB CA CG1 CG2", "THR": "CB CA OG1 CG2"}
 the names of two equal groups; those stay as they are."""
 
 
-def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = None, sweeps: int = 200) -> Protein:
+def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = None, sweeps: int = 240) -> Protein:
     """The same chain, or batch of chains, with every bond, angle and contact in its range, as near as it can be.
 
     Bonds come within 0.01 Å and angles within 2 degrees of Engh & Huber's values (N-CA-C: 4), aromatic and other flat
