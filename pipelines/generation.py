@@ -52,12 +52,12 @@ def main(
         records = collect(run.folder, run.items)
         what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}{', idealized' if finish else ''}"
         rows.append({"what": what} | generation_row(records, bands))
-        if novelty:
+        if novelty and finish == idealize[-1]:  # the finish hardly changes which fold it is
             train = Corpus(corpus, "train", *read_card(weights)["lengths"])
             index = StructureIndex.of([train[k].ca for k in range(len(train))])
             traces = [read_structure(run.folder / r["file"]).ca for r in records if "failed" not in r]
             rows[-1] |= novelty_columns(max_tm(traces, index, candidates).tm_score.numpy())
-    columns = list(rows[-1])
+    columns = list({key: None for row in rows for key in row})
     rows = [{key: row.get(key, "") for key in columns} for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(rows, folder / "generation.csv")
