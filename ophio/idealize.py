@@ -8,6 +8,7 @@ energy in it, so it does not fold: a wrong trace stays a wrong trace, and torsio
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, permutations
 
 import torch
@@ -178,6 +179,11 @@ class _Ranges:
         pairs = zip((self.atoms, self.low, self.high), (other.atoms, other.low, other.high), strict=True)
         return _Ranges(*map(torch.cat, pairs))
 
+    @cached_property
+    def by_place(self) -> Int[Tensor, "_"]:
+        """First atoms of all groups, then the second ones, and so on."""
+        return self.atoms.T.flatten()
+
     def excess(self, value: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
         return value - torch.minimum(torch.maximum(value, self.low), self.high)
 
@@ -210,22 +216,23 @@ def _relax(
 
 def _distance_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tensor, "atoms 3"]:
     """Both atoms go half of the way."""
-    i, j = ranges.atoms.unbind(-1)
-    vector = x[j] - x[i]
+    count, index = len(ranges.atoms), ranges.by_place
+    ends = x.index_select(0, index)
+    vector = ends[count:] - ends[:count]
     length = torch.linalg.vector_norm(vector, dim=-1).clamp(min=MIN_DISTANCE)
     move = (0.5 * ranges.excess(length) / length)[:, None] * vector
-    return torch.zeros_like(x).index_add_(0, i, move).index_add_(0, j, -move)
+    return torch.zeros_like(x).index_add_(0, index, torch.cat([move, -move]))
 
 
 def _volume_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tensor, "atoms 3"]:
     """Volume of the parallelepiped of a, b, c, d: (b - a) x (c - a) . (d - a). All go along its gradient."""
-    first, *others = x[ranges.atoms].unbind(1)
+    first, *others = x.index_select(0, ranges.by_place).chunk(4)
     u, v, w = (atom - first for atom in others)
     gradients = [torch.linalg.cross(*sides) for sides in ((v, w), (w, u), (u, v))]
-    gradient = torch.stack([-sum(gradients), *gradients], 1)
-    square = gradient.square().sum((-2, -1)).clamp(min=MIN_GRADIENT)
-    move = -(ranges.excess((u * gradients[0]).sum(-1)) / square)[:, None, None] * gradient
-    return torch.zeros_like(x).index_add_(0, ranges.atoms.flatten(), move.flatten(0, 1))
+    gradient = torch.stack([-sum(gradients), *gradients])
+    square = gradient.square().sum((0, -1)).clamp(min=MIN_GRADIENT)
+    move = -(ranges.excess((u * gradients[0]).sum(-1)) / square)[:, None] * gradient
+    return torch.zeros_like(x).index_add_(0, ranges.by_place, move.flatten(0, 1))
 
 
 def _contacts(
