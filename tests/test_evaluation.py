@@ -29,19 +29,12 @@ from ophio.metrics import ca_rmsd, is_mirrored
 from ophio.protein import Protein
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--networks", "1", "--sequences", "2", "--lengths", "24-200"]
 
 
 def piece(start: int, length: int) -> Protein:
     return adk.read(adk.OPEN)[1].crop(start, start + length).center()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

