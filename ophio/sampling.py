@@ -110,16 +110,16 @@ def generate(
 
 def _finished(samples: list[Protein | None]) -> tuple[list[Protein | None], list[float]]:
     """The samples idealized, as one batch, and how far each moved."""
-    made = [protein for protein in samples if protein is not None]
-    if not made:
-        return samples, [math.nan] * len(samples)
-    batch = stack(made)
-    finished = idealize(batch)
-    shifts = iter(ca_rmsd(finished.positions, batch.positions, batch.atom_mask).tolist())
-    chains = finished.unstack([protein.num_residues for protein in made])
-    proteins = iter(chain.replace(name=protein.name) for chain, protein in zip(chains, made, strict=True))
-    pairs = [(None, math.nan) if protein is None else (next(proteins), next(shifts)) for protein in samples]
-    return [protein for protein, _ in pairs], [shift for _, shift in pairs]
+    finished, moved = list(samples), [math.nan] * len(samples)
+    made = [k for k, protein in enumerate(samples) if protein is not None]
+    if made:
+        raw = stack([samples[k] for k in made])
+        ideal = idealize(raw)
+        shifts = ca_rmsd(ideal.positions, raw.positions, raw.atom_mask).tolist()
+        chains = ideal.unstack([samples[k].num_residues for k in made])
+        for k, chain, shift in zip(made, chains, shifts, strict=True):
+            finished[k], moved[k] = chain.replace(name=samples[k].name), shift
+    return finished, moved
 
 
 def latent_of(cloud: Cloud, residue_mask: Bool[Tensor, "batch L"]) -> Latent:
