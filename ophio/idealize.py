@@ -35,11 +35,10 @@ from ophio.constants import (
 from ophio.geometry import safe_norm
 from ophio.losses.clash import vdw_radii
 from ophio.metrics.clashes import CLOSE_BONDS, FAR, OVERLAP, close_pairs
-from ophio.overlaps import separate_residues
+from ophio.overlaps import LONGEST_LINK, separate_residues
 from ophio.protein import Protein
 from ophio.slots import slot_table
 
-LINK_LIMIT = 5.0  # Å between consecutive CA; farther apart, residues are not taken as bonded
 RELAXATION, MOMENTUM = 1.5, 0.9  # of the moves
 PUSHING = 0.55  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
 PUSH, HOLD = 0.2, 0.02  # weight of a contact against a bond, in either phase
@@ -156,7 +155,7 @@ def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = Non
             start = separate_residues(protein.replace(positions=start), linked).positions
         present = protein.atom_mask & start.isfinite().all(-1)
         if linked is None:
-            linked = safe_norm(start[..., 1:, CA, :] - start[..., :-1, CA, :]) <= LINK_LIMIT
+            linked = safe_norm(start[..., 1:, CA, :] - start[..., :-1, CA, :]) <= LONGEST_LINK
         after_link = torch.nn.functional.pad(linked, (1, 0))
         positions = rearrange(start, "... l a xyz -> (... l a) xyz")
         chains = (rearrange(t, "... l -> (...) l") for t in (protein.residue_type, after_link))

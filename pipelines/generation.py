@@ -44,6 +44,9 @@ def main(
         rows.append({"what": "test split"} | generation_row(native_records(test), bands))
         autoencoder = load_diffusion(weights)[1]
         rows.append({"what": "its reconstruction"} | generation_row(native_records(test, autoencoder), bands))
+    if novelty:
+        train = Corpus(corpus, "train", *read_card(weights)["lengths"])
+        index = StructureIndex.of([train[k].ca for k in range(len(train))])
     for count, finish in product(steps or [None], idealize):
         asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale, "idealize": finish}
         name = f"steps_{count or 'released'}{'_idealized' if finish else ''}"
@@ -53,8 +56,6 @@ def main(
         what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}{', idealized' if finish else ''}"
         rows.append({"what": what} | generation_row(records, bands))
         if novelty and finish == idealize[-1]:  # the finish hardly changes which fold it is
-            train = Corpus(corpus, "train", *read_card(weights)["lengths"])
-            index = StructureIndex.of([train[k].ca for k in range(len(train))])
             traces = [read_structure(run.folder / r["file"]).ca for r in records if "failed" not in r]
             rows[-1] |= novelty_columns(max_tm(traces, index, candidates).tm_score.numpy())
     columns = list({key: None for row in rows for key in row})

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ophio.errors import UserError
+from ophio.generation import COPY
 from ophio.metrics.alignment import coarse_tm, in_batches, tm_scores
 from ophio.metrics.novelty import cluster
 from ophio.reconstruction import bootstrap_interval
 
 DESIGNABLE = 2.0  # Å scRMSD, below
 FOLDED = 0.5  # scTM, above
-COPY = 0.9  # TM-score to a reference, above
 CLUSTER_AT = (0.5, 0.6)  # TM-score
 MAX_PAIRS = 20_000  # for a mean TM-score
 SCREEN = 0.35  # estimated TM-score from which on pairs are aligned to look for links
