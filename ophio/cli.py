@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "index.html. Samples that are in the folder already are kept, so an interrupted run goes on.",
     )  # fmt: skip
     _sample_options(sample)
+    _viewer_option(sample)
 
     evaluate = command(
         "evaluate", _evaluate, "how good sampled structures are: designable, diverse, new, and beside controls",
@@ -60,15 +61,17 @@ def _parser() -> argparse.ArgumentParser:
         "that cannot be evaluated is named with the reason; the others are done, the exit status is 2.",
     )  # fmt: skip
     _evaluate_options(evaluate)
+    _viewer_option(evaluate)
 
     made = "A file that cannot be done is named with the reason; the others are done, the exit status is 2."
     reconstruct = command(
         "reconstruct", _reconstruct, "structures -> latents -> structures, and how well they agree",
-        f"Writes a structure for each input and metrics.csv. {made}",
+        f"Writes a structure for each input, metrics.csv, and index.html to look at. {made}",
     )  # fmt: skip
     _structure_options(reconstruct)
     _model_option(reconstruct)
     _output_options(reconstruct, structures=True)
+    _viewer_option(reconstruct)
 
     encode = command("encode", _encode, "structures -> latent files", f"Writes an .npz for each input. {made}")
     _structure_options(encode)
@@ -88,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "straight lines of atoms and of torsions, and a page to look at (.html).",
     )  # fmt: skip
     _interpolate_options(interpolate)
+    _viewer_option(interpolate)
 
     command("models", _models, "released models")
     return parser
@@ -121,15 +125,17 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
+    from ophio.pages import check_viewer
     from ophio.samples import collect, prepare, summary
 
+    check_viewer(options.viewer_js)
     _check_device(options.device)
     asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
     asked |= {"helix": options.helix, "strand": options.strand, "compactness": options.compactness}
     asked |= {"guidance": options.guidance, "idealize": options.idealize}
     run = prepare(options.model, options.num, options.length, options.seed, options.out, asked)
     run.to(options.device).fill(options.batch_size)
-    print(summary(collect(options.out, run.items), options.out))
+    print(summary(collect(options.out, run.items, options.viewer_js), options.out))
     return 0
 
 
@@ -159,8 +165,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ophio.evaluation.evaluate import FAILED, REJECTED, complaint, prepare
     from ophio.evaluation.report import make_report, summary
     from ophio.evaluation.self_consistency import Protocol
+    from ophio.pages import check_viewer
     from ophio.samples import length_range
 
+    check_viewer(options.viewer_js)
     _check_device(options.device)
     sequences = (3 if options.fast else 8) if options.sequences is None else options.sequences
     engine = {"engine": options.engine, "engine_weights": options.engine_weights, "networks": options.networks}
@@ -172,7 +180,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     rejected = [record for record in evaluation.absent if record["kind"] == REJECTED]
     for record in rejected:
         _complain(complaint(record, options.samples))
-    report = make_report(evaluation, evaluation.fill(options.workers), options.reference)
+    report = make_report(evaluation, evaluation.fill(options.workers), options.reference, options.viewer_js)
     print(summary(report, options.out))
     failed = [record for record in report["failed"] if record["kind"] == FAILED]
     for record in failed:
@@ -206,11 +214,13 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
 
 def _interpolate(options: argparse.Namespace) -> int:
     from ophio.interpolation import METHOD, MODEL, path_through, superposed
+    from ophio.pages import check_viewer
     from ophio.pairing import common_residues
     from ophio.path_report import LATENT, baselines, path_report
     from ophio.paths import check_outputs, check_references, read_conformations, read_references, report_of_paths
     from ophio.paths import summary, write_path
 
+    check_viewer(options.viewer_js)
     check_outputs(options.out, options.trajectory, [*options.inputs, *options.reference])
     found = read_conformations(options.inputs, options.chain, options.model_number, options.skip_nonstandard)
     references = read_references(options.reference, options.skip_nonstandard)
@@ -224,7 +234,7 @@ def _interpolate(options: argparse.Namespace) -> int:
     made = {LATENT: frames, **baselines(structures, options.num)}
     reports = {name: path_report(path, structures, options.num) for name, path in made.items()}
     report = settings | report_of_paths(made, reports, structures, references)
-    write_path(frames, report, options.out, options.trajectory)
+    write_path(frames, report, options.out, options.trajectory, options.viewer_js)
     print(summary(report, options.out))
     return 0
 
@@ -254,31 +264,47 @@ def _output_options(parser: argparse.ArgumentParser, structures: bool) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
+def _viewer_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--viewer-js", metavar="PATH|URL",
+        help="3Dmol.js that pages use: a copy goes into the page, for reading without internet (default: $OPHIO_3DMOL, "
+        "else it is loaded from the web)",
+    )  # fmt: skip
+
+
 def _reconstruct(options: argparse.Namespace) -> int:
+    from ophio.files import write_whole
     from ophio.io import write_structure
-    from ophio.reconstruction import COLUMNS, reconstruct
+    from ophio.pages import SHOWN, check_viewer, grid_page
+    from ophio.reconstruction import COLUMNS, overlay_of, reconstruct
     from ophio.tables import markdown, write_csv
 
+    check_viewer(options.viewer_js)
     files = _outputs(_structure_files(options.inputs), options.out, options.format)
     model = _load(options.model, options.device)
     _make_folder(options.out)
-    rows = []
+    rows, shown = [], []
 
     def one(path: Path, target: Path) -> None:
         result = next(reconstruct(model, [_read(path, options)]))
         write_structure(result.predicted, target)
         what = {"file": str(path), "structure": target.name, "chain": result.true.chain_id}
         rows.append({**what, **{key: result.report[key] for key in COLUMNS}})
+        if len(shown) < SHOWN:
+            shown.append(overlay_of(result, target.name))
 
     try:
         status = _for_each(files, one)
     finally:
         if rows:
             write_csv(rows, options.out / "metrics.csv")
+            page = grid_page(shown, f"Reconstructions by {options.model}", total=len(rows), viewer_js=options.viewer_js)
+            write_whole(options.out / "index.html", page.encode())
     if rows:
-        shown = ("residues", "nodes", "numbers_per_residue", "ca_rmsd", "all_atom_rmsd", "residue_accuracy", "tm_score")
-        print(markdown([{"structure": row["structure"], **{COLUMNS[key]: row[key] for key in shown}} for row in rows]))
+        listed = ("residues", "nodes", "numbers_per_residue", "ca_rmsd", "all_atom_rmsd", "residue_accuracy", "tm_score")
+        print(markdown([{"structure": row["structure"], **{COLUMNS[key]: row[key] for key in listed}} for row in rows]))
         print(f"\n{len(rows)} structures in {options.out}; all columns in {options.out / 'metrics.csv'} (RMSD in Å)")
+        print(f"to look at: {options.out / 'index.html'}")
     return status
 
 

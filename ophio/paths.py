@@ -94,12 +94,17 @@ def report_of_paths(
     return {**what, "paths": reports, "references": near}
 
 
-def write_path(frames: Sequence[Protein], report: dict, out: Path, trajectory: Path | None = None) -> None:
-    """OUT (models of one file), OUT's name with .json and .html, and the trajectory on request."""
+def write_path(
+    frames: Sequence[Protein], report: dict, out: Path, trajectory: Path | None = None, viewer_js: str | None = None
+) -> None:
+    """OUT (models of one file), OUT's name with .json and .html, and the trajectory on request.
+
+    `viewer_js`: as for `ophio.pages.grid`.
+    """
     write_structure(frames, out)
     write_whole(beside(out, ".json"), (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     title = f"{' to '.join(report['structures'])}: {len(frames)} frames"
-    page = path_page(frames, title, curves(report), markdown(summary_rows(report["paths"])))
+    page = path_page(frames, title, curves(report), summary_rows(report["paths"]), viewer_js)
     write_whole(beside(out, ".html"), page.encode())
     if trajectory is not None:
         write_trajectory(frames, trajectory)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ophio.autoencoder import Autoencoder, Latent
 from ophio.data.corpus import Corpus
 from ophio.metrics import reconstruction_report
+from ophio.pages import Entry, overlay
 from ophio.protein import Protein, stack
 
 COLUMNS = {  # column: what it is called in tables
@@ -72,6 +73,14 @@ def _reconstruct_batch(model: Autoencoder, proteins: list[Protein]) -> Iterator[
             "numbers_per_residue": one.numbers_per_residue,
         }
         yield Reconstruction(protein, chain.replace(name=protein.name, chain_id=protein.chain_id), one, values)
+
+
+def overlay_of(result: Reconstruction, name: str) -> Entry:
+    """The reconstruction over its original, for `ophio.pages.grid_page`."""
+    report = result.report
+    size = f"{report['residues']} residues, {report['nodes']} nodes"
+    agreement = f"CA RMSD {report['ca_rmsd']:.3f} Å, all atoms {report['all_atom_rmsd']:.3f} Å, TM {report['tm_score']:.3f}"
+    return overlay(result.predicted, result.true, name, f"{size}; {agreement}")
 
 
 def evaluate(

@@ -25,12 +25,11 @@ from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.io import read_structure, write_structure
-from ophio.pages import grid_page
+from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.sampling import Sample, SamplerSettings, generate, report_of
 
 SHORTEST, LONGEST = 10, 5000  # residues
-SHOWN = 16  # samples in index.html
 RECORDS, SETTINGS = "samples.jsonl", "settings.json"
 
 
@@ -208,8 +207,11 @@ def summary(records: Sequence[dict], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def collect(folder: Path, items: Sequence[Item]) -> list[dict]:
-    """Writes samples.jsonl, samples.fasta and index.html from what all ranks logged. Returns the records of `items`."""
+def collect(folder: Path, items: Sequence[Item], viewer_js: str | None = None) -> list[dict]:
+    """Writes samples.jsonl, samples.fasta and index.html from what all ranks logged. Returns the records of `items`.
+
+    `viewer_js`: as for `ophio.pages.grid`.
+    """
     found = _records(folder)
     records = [found[name] for name in sorted(found)]
     write_whole(folder / RECORDS, "".join(json.dumps(record) + "\n" for record in records).encode())
@@ -218,9 +220,10 @@ def collect(folder: Path, items: Sequence[Item]) -> list[dict]:
     made = [record for record in records if "failed" not in record]
     entries = (f">{r['name']} length={r['length']} seed={r['seed']}\n{r['sequence']}\n" for r in made)
     write_whole(folder / "samples.fasta", "".join(entries).encode())
-    shown = [(read_structure(folder / record["file"]), _caption(record)) for record in made[:SHOWN]]
+    shown = [Entry(read_structure(folder / r["file"]), r["name"], _caption(r)) for r in made[:SHOWN]]
     if shown:
-        write_whole(folder / "index.html", grid_page(shown, f"{len(made)} samples").encode())
+        page = grid_page(shown, f"{len(made)} samples", total=len(made), viewer_js=viewer_js)
+        write_whole(folder / "index.html", page.encode())
     return [found[item.name] for item in items if item.name in found]
 
 
@@ -258,4 +261,4 @@ def _batches(items: Sequence[Item], batch_size: int) -> Iterator[list[Item]]:
 
 
 def _caption(record: dict) -> str:
-    return f"{record['name']}: {record['length']} residues, helix {record['helix']:.2f}, strand {record['strand']:.2f}"
+    return f"{record['length']} residues, helix {record['helix']:.2f}, strand {record['strand']:.2f}"

@@ -88,10 +88,11 @@ def test_reconstruct(ophio, tmp_path):
     inputs = {"adk_open": OPEN, "adk_closed": CLOSED, "5PTI": TRYPSIN_INHIBITOR}
     inputs |= {"19hc": DATA / "19hc.pdb.gz", "4E43": DATA / "4E43.pdb"}
     status, out, err = ophio("reconstruct", *inputs.values(), "--out", "out/deep")
-    assert status == 0 and out[-1].startswith("5 structures in out/deep")
+    assert status == 0 and out[-2].startswith("5 structures in out/deep")
     chains, hint = {"19hc": "A, B", "4E43": "A, B, C"}, "took A; name another with chain= or --chain"
     assert err == [f"ophio: {inputs[name]}: protein chains {found}: {hint}" for name, found in chains.items()]
-    assert _names("out/deep") == ["19hc.pdb", "4E43.pdb", "5PTI.pdb", "adk_closed.pdb", "adk_open.pdb", "metrics.csv"]
+    files = ["19hc.pdb", "4E43.pdb", "5PTI.pdb", "adk_closed.pdb", "adk_open.pdb", "index.html", "metrics.csv"]
+    assert _names("out/deep") == files
     rows = _table(tmp_path / "out/deep")
     assert list(rows[0]) == ["file", "structure", "chain", *COLUMNS]
     for row, (name, path) in zip(rows, inputs.items(), strict=True):
@@ -151,7 +152,7 @@ def test_equal_names_are_numbered_and_nothing_is_overwritten(ophio):
         write_structure(read_structure(OPEN).crop(len(name), 60), name)
     status, _, _ = ophio("reconstruct", "one", "two", "--out", "out")
     assert status == 0
-    assert _names("out") == sorted(["a.pdb", "A_2.pdb", "a_3.pdb", "a_2_2.pdb", "metrics.csv"])
+    assert _names("out") == sorted(["a.pdb", "A_2.pdb", "a_3.pdb", "a_2_2.pdb", "index.html", "metrics.csv"])
     for row in _table(Path("out")):
         assert _read(row["file"]).num_residues == _read(f"out/{row['structure']}").num_residues
 
@@ -265,7 +266,7 @@ def test_what_can_be_done_is_done(ophio):
     inputs = ["broken.pdb", OPEN, "page.cif", "absent.pdb", "half.pdb.gz", "notes.doc", TRYPSIN_INHIBITOR]
     Path("notes.doc").touch()
     status, out, err = ophio("reconstruct", *inputs, "--out", "out")
-    assert status == 2 and _names("out") == ["5PTI.pdb", "adk_open.pdb", "metrics.csv"]
+    assert status == 2 and _names("out") == ["5PTI.pdb", "adk_open.pdb", "index.html", "metrics.csv"]
     assert [row["file"] for row in _table(Path("out"))] == [str(OPEN), str(TRYPSIN_INHIBITOR)]
     named = ["broken.pdb: ", "page.cif: a web page", "absent.pdb: ", "half.pdb.gz: damaged gzip", "notes.doc: unknown"]
     assert len(err) == len(named) + 1 and err[-1] == "ophio: 5 of 7 files failed"
@@ -400,8 +401,8 @@ def test_an_interrupted_run_leaves_only_complete_files(tmp_path, model):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130 and "Traceback" not in err and "interrupted" in err.splitlines()[-1]
-    written = _names(tmp_path / "out")
-    assert written.pop() == "metrics.csv" and 3 <= len(written) < 400
+    *written, page, table = _names(tmp_path / "out")
+    assert (page, table) == ("index.html", "metrics.csv") and 3 <= len(written) < 400
     assert len({(tmp_path / "out" / name).read_bytes() for name in written}) == 1
     assert _read(tmp_path / "out" / written[0]).num_residues == 214
     assert len(written) - len(_table(tmp_path / "out")) in (0, 1)  # interrupted between the structure and its row

@@ -171,7 +171,7 @@ def test_the_command_writes_what_it_promises(model, tmp_path, capsys):
         assert protein.sequence == record["sequence"] and f"\n{record['sequence']}\n" in fasta
         assert {"seed", "seconds", "attempts", "valid_residues", "clashes", "helix", "strand"} <= record.keys()
     page = (out / "index.html").read_text()
-    assert page.count("addModel") == 3 and "3Dmol" in page
+    assert page.count('class="card"') == 3 and "sample_00003" in page and "3Dmol" in page
     assert "3 samples" in capsys.readouterr().out
     assert not list(out.glob("*.part*"))
 

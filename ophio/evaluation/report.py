@@ -26,8 +26,9 @@ from ophio.evaluation.sets import DESIGNABLE, designability
 from ophio.evaluation.structures import GROUPS, NATIVES, SAMPLES, generation_records, read_chain
 from ophio.files import write_whole
 from ophio.hardware import device_name
+from ophio.pages import SHOWN, Entry, document, grid, html_table, paragraph
 from ophio.reconstruction import bootstrap_interval
-from ophio.tables import markdown, text_of, write_csv
+from ophio.tables import markdown, write_csv
 
 SHARES = {  # of all samples, failed ones too
     "designable_mean_distance": lambda record: record["scrmsd_mean_distance"] < DESIGNABLE,
@@ -83,16 +84,20 @@ def group_row(group: str, records: Sequence[Mapping]) -> dict[str, Any]:
     return {key: None if value == np.inf else value for key, value in row.items() if key not in ("samples", "scored")}
 
 
-def make_report(evaluation: Evaluation, records: Sequence[dict], reference: Path | None = None) -> dict[str, Any]:
+def make_report(
+    evaluation: Evaluation, records: Sequence[dict], reference: Path | None = None, viewer_js: str | None = None
+) -> dict[str, Any]:
     """Compares the samples as a set, writes all files of the report, and returns the content of report.json.
 
     Args:
         records: as `Evaluation.fill` returns them.
         reference: what novelty is measured against: a corpus, of which the training split counts, or a folder.
+        viewer_js: as for `ophio.pages.grid`.
     """
     sets = compare_samples(evaluation, records, reference)
     report = build(evaluation, records, sets, reference and reference.absolute().name)
-    write(evaluation.folder, report, draw(evaluation, records))
+    page = _page(report, draw(evaluation, records), _gallery(evaluation, records, viewer_js))
+    write(evaluation.folder, report, page)
     return report
 
 
@@ -133,7 +138,7 @@ def build(
     }
 
 
-def write(folder: Path, report: Mapping[str, Any], images: Mapping[str, bytes]) -> None:
+def write(folder: Path, report: Mapping[str, Any], page: str) -> None:
     """All files of the report but the records."""
     parts = sections(report)
     blocks = (f"## {title}\n\n{note}\n\n{markdown(rows) if rows else ''}" for title, note, rows in parts)
@@ -143,7 +148,7 @@ def write(folder: Path, report: Mapping[str, Any], images: Mapping[str, bytes]) 
     rows = table(report)
     write_csv(rows, folder / "table.csv")
     write_whole(folder / "table.md", (markdown(rows) + "\n").encode())
-    write_whole(folder / "index.html", _page(report, parts, images).encode())
+    write_whole(folder / "index.html", page.encode())
 
 
 def draw(evaluation: Evaluation, records: Sequence[Mapping]) -> dict[str, bytes]:
@@ -303,11 +308,6 @@ def _rounded(value: Any) -> Any:
 
 # The page
 
-STYLE = (
-    "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
-    "table{border-collapse:collapse;font-size:13px}"
-    "td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left}div{overflow-x:auto}img{max-width:100%}"
-)
 TITLES = {
     "scores": "Self-consistency: shares of structures; values beyond the axis are in its last bar",
     "ramachandran": "Ramachandran density",
@@ -316,27 +316,35 @@ TITLES = {
 }
 
 
-def _page(report: Mapping[str, Any], parts: Sequence[Section], images: Mapping[str, bytes]) -> str:
-    title = html.escape(f"Evaluation of {report['samples']}")
+def _page(report: Mapping[str, Any], images: Mapping[str, bytes], gallery: str) -> str:
     tables = "".join(
-        f"<h2>{html.escape(name)}</h2><p>{html.escape(note)}</p>{_html_table(rows)}" for name, note, rows in parts
+        f"<h2>{html.escape(name)}</h2>{paragraph(note)}{html_table(rows)}" for name, note, rows in sections(report)
     )
     pictures = "".join(_picture(TITLES[name], image) for name, image in images.items())
     if not images:
         pictures = (
             '<p>Plots need matplotlib: <code>pip install "ophio[view]"</code>, then run the same command again.</p>'
         )
-    head = f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
-    return f"{head}<body><h1>{title}</h1>{tables}{pictures}</body></html>\n"
+    return document(f"Evaluation of {report['samples']}", tables + pictures + gallery)
 
 
 def _picture(title: str, image: bytes) -> str:
-    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    return f'<h2>{title}</h2><img class="plot" alt="{title}" src="{source}">'
 
 
-def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
+def _gallery(evaluation: Evaluation, records: Sequence[Mapping], viewer_js: str | None) -> str:
+    """The samples themselves, the best first; without a score, by name."""
+    made = [record for record in records if record["group"] == SAMPLES and "failed" not in record]
+    if not made:
         return ""
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
-    lines = ("".join(f"<td>{html.escape(text_of(value))}</td>" for value in row.values()) for row in rows)
-    return f"<div><table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+    best = sorted(made, key=lambda record: (record.get("scrmsd", np.inf), record["name"]))[:SHOWN]
+    path_of = {item.name: item.path for item in evaluation.items if item.group == SAMPLES}
+    entries = [Entry(read_chain(path_of[record["name"]]), record["name"], _caption(record)) for record in best]
+    return f"<h2>The samples, lowest scRMSD first</h2>{grid(entries, len(made), viewer_js)}"
+
+
+def _caption(record: Mapping[str, Any]) -> str:
+    scores = {"scrmsd": "scRMSD {:.2f} Å", "sctm": "scTM {:.2f}", "energy": "energy {:.3g}", "max_tm": "novelty TM {:.2f}"}
+    known = [text.format(record[key]) for key, text in scores.items() if record.get(key) is not None]
+    return ", ".join([f"{record['length']} residues", *known])
