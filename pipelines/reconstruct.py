@@ -53,7 +53,8 @@ def main(
         write_whole(folder / "table.md", (markdown(rows) + "\n").encode())
     print(markdown(rows))
     if find_spec("matplotlib"):
-        subprocess.run([sys.executable, VIZ / "curve.py", folder / "table.csv", folder / "curve.png"], check=True)
+        plot = [VIZ / "curve.py", folder / "table.csv", "--out", folder / "curve.png"]
+        subprocess.run([sys.executable, *plot], check=True)
 
 
 if __name__ == "__main__":

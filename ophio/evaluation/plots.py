@@ -1,22 +1,17 @@
-"""Plots of a report, as PNG images. They need matplotlib, which `pip install "ophio[view]"` brings."""
+"""Plots of a report, as PNG images (see `ophio.plots`)."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from io import BytesIO
 
 import numpy as np
 
 from ophio.evaluation.structures import GROUPS, MIRRORS, NATIVES, NOISED, SAMPLES
-from ophio.geometry import backbone_torsions
-from ophio.metrics import chain_links
+from ophio.plots import available, figure, png, ramachandran
 from ophio.protein import Protein
+
+__all__ = ["available", "draw_all", "scores"]
 
 COLOURS = {SAMPLES: "tab:blue", NATIVES: "tab:green", MIRRORS: "tab:red", NOISED: "tab:orange"}
 Records = Mapping[str, Sequence[Mapping]]  # of each group, those that were evaluated
-
-
-def available() -> bool:
-    return find_spec("matplotlib") is not None
 
 
 def draw_all(records: Records, proteins: Mapping[str, Sequence[Protein]]) -> dict[str, bytes]:
@@ -25,15 +20,15 @@ def draw_all(records: Records, proteins: Mapping[str, Sequence[Protein]]) -> dic
     `records` need `max_tm` for the plot of novelty; `proteins` are the structures of samples and natives.
     """
     drawn = {
-        "scores": _scores(records),
+        "scores": scores(records),
         "secondary_structure": _secondary_structure(records),
-        "ramachandran": _ramachandran(proteins),
+        "ramachandran": ramachandran(proteins),
         "novelty": _novelty(records[SAMPLES]),
     }
     return {name: image for name, image in drawn.items() if image is not None}
 
 
-def _scores(records: Records) -> bytes | None:
+def scores(records: Records) -> bytes | None:
     """Histograms of scRMSD and scTM, or of the energies of the fast mode, a line a group."""
     panels = {
         "scrmsd": ("scRMSD (Å)", np.linspace(0, 20, 41), 2.0),
@@ -44,7 +39,7 @@ def _scores(records: Records) -> bytes | None:
     shown = [key for key in panels if key in found and (key != "energy" or found == {"energy"})]
     if not shown:
         return None
-    figure, axes = _figure(len(shown))
+    drawn, axes = figure(len(shown))
     for key, axis in zip(shown, axes, strict=True):
         label, edges, threshold = panels[key]
         values = {name: _column(records.get(name, ()), key) for name in GROUPS}
@@ -61,11 +56,11 @@ def _scores(records: Records) -> bytes | None:
             axis.axvline(threshold, color="0.6", linestyle=":")
         axis.set(xlabel=label, ylabel="share")
     axes[0].legend()
-    return _png(figure)
+    return png(drawn)
 
 
 def _secondary_structure(records: Records) -> bytes | None:
-    figure, (axis,) = _figure(1)
+    drawn, (axis,) = figure(1)
     for name in (NATIVES, SAMPLES):
         group = records.get(name, ())
         axis.plot(
@@ -80,26 +75,14 @@ def _secondary_structure(records: Records) -> bytes | None:
     axis.plot([0, 1], [1, 0], color="0.8")
     axis.set(xlabel="helix", ylabel="strand", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axis.legend()
-    return _png(figure)
-
-
-def _ramachandran(proteins: Mapping[str, Sequence[Protein]]) -> bytes | None:
-    shown = {name: _torsions(chains) for name, chains in proteins.items() if chains}
-    if not shown:
-        return None
-    figure, axes = _figure(len(shown))
-    for (name, torsions), axis in zip(shown.items(), axes, strict=True):
-        density, _, _ = np.histogram2d(*torsions.T, bins=90, range=[[-180, 180]] * 2, density=True)
-        axis.imshow(np.log1p(density.T * 1e5), origin="lower", extent=(-180, 180, -180, 180), cmap="viridis")
-        axis.set(xlabel="phi (degrees)", ylabel="psi (degrees)", title=f"{name}: {len(torsions)} residues")
-    return _png(figure)
+    return png(drawn)
 
 
 def _novelty(samples: Sequence[Mapping]) -> bytes | None:
     known = [record for record in samples if record.get("max_tm") is not None and record.get("sctm") is not None]
     if not known:
         return None
-    figure, (axis,) = _figure(1)
+    drawn, (axis,) = figure(1)
     good = np.array([record["scrmsd"] < 2.0 for record in known])
     x, y = _column(known, "max_tm"), _column(known, "sctm")
     for passed, label, colour in ((True, "scRMSD < 2 Å", "tab:green"), (False, "others", "0.5")):
@@ -107,34 +90,9 @@ def _novelty(samples: Sequence[Mapping]) -> bytes | None:
     axis.axhline(0.5, color="0.6", linestyle=":")
     axis.set(xlabel="highest TM-score to the reference (left: new)", ylabel="scTM", xlim=(0, 1), ylim=(0, 1))
     axis.legend()
-    return _png(figure)
-
-
-def _torsions(proteins: Sequence[Protein]) -> np.ndarray:
-    """phi, psi in degrees of all residues that have both [residues, 2]."""
-    found = []
-    for protein in proteins:
-        links = chain_links(protein.positions, protein.atom_mask)
-        angles, exists = backbone_torsions(protein.positions, protein.atom_mask, links)
-        found.append(np.degrees(angles[exists[:, :2].all(-1), :2].numpy()))
-    return np.concatenate(found)
+    return png(drawn)
 
 
 def _column(records: Sequence[Mapping], key: str) -> np.ndarray:
     values = [record.get(key) for record in records]
     return np.array([value for value in values if value is not None], dtype=float)
-
-
-def _figure(panels: int):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * panels, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, [figure.add_subplot(1, panels, k + 1) for k in range(panels)]
-
-
-def _png(figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
