@@ -42,7 +42,7 @@ from ophio.slots import slot_table
 RELAXATION, MOMENTUM = 1.5, 0.9  # of the moves
 PUSHING = 0.55  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
 PUSH, HOLD = 0.2, 0.02  # weight of a contact against a bond, in either phase
-CONTACT_SWEEPS = 10  # between looking for close atoms
+CONTACT_SWEEPS = 20  # between looking for close atoms
 CONTACT_REACH = 0.8  # Å beyond the limit: what may come too close before the next look
 
 BOND_TOLERANCE = 0.01  # Å

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ophio.autoencoder import Autoencoder, Latent
+from ophio.backbone import BackboneGeometry
 from ophio.cloud import Cloud
 from ophio.diffusion import Conditions, LatentDiffusion
 from ophio.idealize import idealize
@@ -27,6 +28,7 @@ from ophio.metrics import (
 from ophio.protein import NO_INSERTION, Protein, stack
 
 ATTEMPTS = 5  # draws before a sample is given up
+FINISH_SWEEPS, BACKBONE_SWEEPS = 120, 100  # of the finish: all atoms, then the backbone alone
 FARTHEST = 1000.0  # Å from the origin: a sample that reaches there has diverged
 
 
@@ -114,7 +116,9 @@ def _finished(samples: list[Protein | None]) -> tuple[list[Protein | None], list
     made = [k for k, protein in enumerate(samples) if protein is not None]
     if made:
         raw = stack([samples[k] for k in made])
-        ideal = idealize(raw)
+        ideal = idealize(raw, sweeps=FINISH_SWEEPS)  # leaves a few links strained, which the backbone's own layer mends
+        backbone = BackboneGeometry(BACKBONE_SWEEPS, limit_tau=True)
+        ideal = ideal.replace(positions=backbone(ideal.positions, ideal.residue_mask))
         shifts = ca_rmsd(ideal.positions, raw.positions, raw.atom_mask).tolist()
         chains = ideal.unstack([samples[k].num_residues for k in made])
         for k, chain, shift in zip(made, chains, shifts, strict=True):

@@ -65,6 +65,7 @@ class CorpusDataModule(lightning.LightningDataModule):
         max_residues: residues in a batch, padding included: a batch has max_residues // edge chains.
         bucket_edges: rising lengths; a chain is padded to the next one.
         crop_length: longer chains give a random window of this many residues; None: whole chains.
+        train_crop_length: the same in training alone, so that validation sees whole chains.
         min_length, max_length, origins: chains to use (of whole chains, before cropping).
         cluster_balanced: a training epoch draws one chain per cluster30 instead of every chain.
         num_workers: loader processes; 0 loads in the training process.
@@ -76,6 +77,7 @@ class CorpusDataModule(lightning.LightningDataModule):
         max_residues: int = 4096,
         bucket_edges: Sequence[int] = BUCKET_EDGES,
         crop_length: int | None = None,
+        train_crop_length: int | None = None,
         min_length: int = 1,
         max_length: int | None = None,
         origins: Sequence[str] = (),
@@ -84,7 +86,8 @@ class CorpusDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.path, self.max_residues, self.crop_length = path, max_residues, crop_length
+        self.path, self.max_residues = path, max_residues
+        self.crop_length, self.train_crop_length = crop_length, train_crop_length
         self.bucket_edges = list(bucket_edges)
         self.min_length, self.max_length, self.origins = min_length, max_length, list(origins)
         self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
@@ -93,17 +96,17 @@ class CorpusDataModule(lightning.LightningDataModule):
         return Corpus(self.path, split, self.min_length, self.max_length, self.origins)
 
     def train_dataloader(self) -> BatchLoader:
-        return self._loader("train", shuffle=True)
+        return self._loader("train", self.train_crop_length or self.crop_length, shuffle=True)
 
     def val_dataloader(self) -> BatchLoader:
-        return self._loader("val", shuffle=False)
+        return self._loader("val", self.crop_length, shuffle=False)
 
     def test_dataloader(self) -> BatchLoader:
-        return self._loader("test", shuffle=False)
+        return self._loader("test", self.crop_length, shuffle=False)
 
-    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
+    def _loader(self, split: str, crop_length: int | None, shuffle: bool) -> BatchLoader:
         corpus = self.corpus(split)
-        dataset = BatchedCorpus(corpus, self.bucket_edges, self.crop_length)
+        dataset = BatchedCorpus(corpus, self.bucket_edges, crop_length)
         clusters = corpus.clusters if shuffle and self.cluster_balanced else None
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = LengthBucketBatchSampler(
