@@ -241,8 +241,24 @@ def test_predictions_are_distributions_and_keep_their_order(engine):
         for name in ("distance", "omega", "theta", "phi"):
             assert torch.allclose(getattr(prediction, name).sum(-1), torch.ones(()), atol=1e-4)
         assert torch.allclose(prediction.distance, prediction.distance.transpose(0, 1), atol=1e-5)
+    engine.predict(sequences[:1])  # the others are forgotten
     alone = engine.predict(sequences[2:])[0]
     assert (alone.distance - together[2].distance).abs().max() < 0.05  # rounding of half precision
+
+
+@needs_weights
+def test_sequences_of_the_previous_call_need_no_networks(engine, monkeypatch):
+    sequences = [UBIQUITIN[:24], UBIQUITIN[30:56], UBIQUITIN[:24]]
+    first = engine.predict(sequences)
+    asked = []
+    through_networks = engine._through_networks
+    monkeypatch.setattr(engine, "_through_networks", lambda new: asked.append(list(new)) or through_networks(new))
+    again = engine.predict([sequences[1], UBIQUITIN[5:30], sequences[0]])
+    assert asked == [[UBIQUITIN[5:30]]]
+    assert torch.equal(again[0].distance, first[1].distance) and torch.equal(again[2].theta, first[0].theta)
+    engine.predict([UBIQUITIN[5:30]])
+    engine.predict([sequences[0]])
+    assert asked[1:] == [[], [sequences[0]]]  # only one call is remembered
 
 
 @needs_weights

@@ -184,6 +184,7 @@ class TrRosetta:
         self.networks = [network.to(self.device) for network in load_networks(networks)]
         if _has_bfloat16(self.device) if reduced is None else reduced:
             self.networks = [network.reduce() for network in self.networks]
+        self._latest: dict[str, PairPrediction] = {}
 
     def fold(self, sequences: Sequence[str], seed: int = 0) -> list[Fold]:
         """Backbones of `sequences` of 10 to 512 residues.
@@ -205,10 +206,19 @@ class TrRosetta:
         pairs = zip(self.predict(sequences), proteins, strict=True)
         return [_energy(prediction, protein.positions.to(self.device)) for prediction, protein in pairs]
 
-    @torch.no_grad()
     def predict(self, sequences: Sequence[str]) -> list[PairPrediction]:
-        """Mean predictions of the networks. Sequences of one length go through them together."""
+        """Mean predictions of the networks. Sequences of one length go through them together.
+
+        Those of the previous call are remembered: the energy of what was just folded needs no networks.
+        """
         check_sequences(sequences, LONGEST, self.name)
+        known = {sequence: self._latest[sequence] for sequence in sequences if sequence in self._latest}
+        new = [sequence for sequence in dict.fromkeys(sequences) if sequence not in known]
+        self._latest = known | dict(zip(new, self._through_networks(new), strict=True))
+        return [self._latest[sequence] for sequence in sequences]
+
+    @torch.no_grad()
+    def _through_networks(self, sequences: Sequence[str]) -> list[PairPrediction]:
         predictions: dict[int, PairPrediction] = {}
         for group in _by_length(sequences):
             for part in _split(group, max(1, PAIRS_AT_ONCE // (4 * len(sequences[group[0]]) ** 2))):
