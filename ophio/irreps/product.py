@@ -1,17 +1,23 @@
 """Channel-wise tensor products: channel c of one input couples with channel c of the other, through every path.
 
 Each non-zero Clebsch-Gordan entry is one multiply-add over contiguous channels, written out from a table made at
-construction. Run eagerly this needs no outer-product buffer; `torch.compile` fuses it to one loop.
+construction. Run eagerly, these go over blocks of nodes that fit the cache, in place, and only the two inputs are kept
+for the backward pass; under `torch.compile` they are plain operations, which it fuses to one loop.
 """
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ophio.irreps.clebsch_gordan import clebsch_gordan
 from ophio.irreps.layout import dim
 
 Term = tuple[int, int, float]  # component of the left input, of the right input, coefficient
+Table = list[list[list[list[Term]]]]  # [degree][path][component] -> terms
+BLOCK = 65_536  # numbers of one component that the CPU handles at a time: eighteen components stay in its cache
 
 
 def _entries(left: int, right: int, out: int, square: bool) -> list[list[Term]]:
@@ -34,30 +40,89 @@ def _entries(left: int, right: int, out: int, square: bool) -> list[list[Term]]:
 class _Product(nn.Module):
     def __init__(self, lmax: int, paths: list[tuple[int, int, int]], square: bool):
         super().__init__()
-        self.table = [
+        self.table: Table = [
             [_entries(*path, square) for path in paths if path[2] == degree] for degree in range(lmax + 1)
-        ]  # [degree][path][component] -> terms
+        ]
         self.paths_per_degree = [len(of_degree) for of_degree in self.table]
 
     def _contract(self, left: Tensor, right: Tensor) -> list[Tensor]:
-        a, b = left.unbind(-2), right.unbind(-2)
-        products: dict[tuple[int, int], Tensor] = {}
+        if torch.compiler.is_compiling():
+            return _plain(left, right, self.table)
+        batch = left.shape[:-2]
+        parts = _InBlocks.apply(left.flatten(0, -3), right.flatten(0, -3), self.table)
+        return [part.unflatten(0, batch) for part in parts]
 
-        def component(terms: list[Term]) -> Tensor:
-            total: Tensor | None = None
-            for i, j, coefficient in terms:
-                if (i, j) not in products:
-                    products[i, j] = a[i] * b[j]
-                term = products[i, j]
-                total = term * coefficient if total is None else torch.add(total, term, alpha=coefficient)
-            return total
 
-        def degree_part(of_degree: list[list[list[Term]]]) -> Tensor:
-            by_component = zip(*of_degree, strict=True)
-            rows = [torch.cat([component(terms) for terms in row], dim=-1) for row in by_component]
-            return torch.stack(rows, dim=-2)
+def _plain(left: Tensor, right: Tensor, table: Table) -> list[Tensor]:
+    """The product as its definition says."""
+    a, b = left.unbind(-2), right.unbind(-2)
 
-        return [degree_part(of_degree) for of_degree in self.table]
+    def component(terms: list[Term]) -> Tensor:
+        return sum(coefficient * (a[i] * b[j]) for i, j, coefficient in terms)
+
+    def degree_part(of_degree: list[list[list[Term]]]) -> Tensor:
+        by_component = zip(*of_degree, strict=True)
+        return torch.stack([torch.cat([component(terms) for terms in row], dim=-1) for row in by_component], dim=-2)
+
+    return [degree_part(of_degree) for of_degree in table]
+
+
+class _InBlocks(torch.autograd.Function):
+    """The same without intermediate tensors, forward and backward: a block of nodes at a time, components first."""
+
+    @staticmethod
+    def forward(ctx, left: Tensor, right: Tensor, table: Table) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(left, right)
+        ctx.table = table
+        nodes, _, channels = left.shape
+        out = [left.new_empty(nodes, len(paths[0]), len(paths), channels) for paths in table]
+        for block in _blocks(left):
+            a, b = _components_first(left[block]), _components_first(right[block])
+            total = torch.empty_like(a[0])
+            for part, path, component, terms in _walk(table):
+                (i, j, coefficient), *others = terms
+                torch.mul(a[i], b[j], out=total).mul_(coefficient)
+                for i, j, coefficient in others:
+                    total.addcmul_(a[i], b[j], value=coefficient)
+                out[part][block, component, path] = total
+        return tuple(part.flatten(-2) for part in out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        left, right = ctx.saved_tensors
+        gradients = [g.unflatten(-1, (-1, left.shape[-1])) for g in gradients]
+        to_left, to_right = torch.empty_like(left), torch.empty_like(right)
+        for block in _blocks(left):
+            a, b = _components_first(left[block]), _components_first(right[block])
+            of_a, of_b = ([torch.zeros_like(x) for x in factor] for factor in (a, b))
+            for part, path, component, terms in _walk(ctx.table):
+                gradient = gradients[part][block, component, path].contiguous()
+                for i, j, coefficient in terms:
+                    of_a[i].addcmul_(gradient, b[j], value=coefficient)
+                    of_b[j].addcmul_(gradient, a[i], value=coefficient)
+            torch.stack(of_a, dim=1, out=to_left[block])
+            torch.stack(of_b, dim=1, out=to_right[block])
+        return to_left, to_right, None
+
+
+def _walk(table: Table) -> Iterator[tuple[int, int, int, list[Term]]]:
+    """(degree, path, component, its terms)"""
+    for degree, paths in enumerate(table):
+        for path, components in enumerate(paths):
+            for component, terms in enumerate(components):
+                yield degree, path, component, terms
+
+
+def _blocks(features: Float[Tensor, "nodes S C"]) -> Iterator[slice]:
+    nodes, _, channels = features.shape
+    step = max(1, BLOCK // channels) if features.device.type == "cpu" else max(1, nodes)
+    return (slice(start, start + step) for start in range(0, nodes, step))
+
+
+def _components_first(features: Float[Tensor, "nodes S C"]) -> tuple[Tensor, ...]:
+    """Each component as a contiguous tensor."""
+    return features.transpose(0, 1).contiguous().unbind(0)
 
 
 class ChannelwiseProduct(_Product):

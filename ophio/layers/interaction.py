@@ -1,6 +1,5 @@
 """Self-interaction: each node's features multiply each other."""
 
-import torch
 from torch import nn
 
 from ophio.cloud import Cloud
@@ -35,5 +34,5 @@ class SelfInteraction(nn.Module):
         parts = split(self.norm(cloud.features))
         left, right = self.factors(parts).chunk(2, dim=-1)
         products = self.product(left, right)
-        mixed = self.mix([torch.cat(pair, dim=-1) for pair in zip(parts, products, strict=True)])
+        mixed = self.mix(list(zip(parts, products, strict=True)))
         return cloud.replace(features=cloud.features + self.out(split(self.gate(mixed))))
