@@ -35,6 +35,7 @@ def main(
     output: str,
     autoencoder: str | None,
     geometry_sweeps: int | None,
+    half: bool | None,
     sampling: DictConfig | None,
 ) -> None:
     card = read_card(run)
@@ -53,7 +54,8 @@ def main(
         model = Autoencoder(**arguments).eval()
         load_weights(model, run)
         released["test"] = _test(model, card["chains"], corpus)
-    save(model, arguments, Path(output), released, name, half="autoencoder" in card)  # 60 MB hold all models
+    half = "autoencoder" in card if half is None else half  # 60 MB hold all models
+    save(model, arguments, Path(output), released, name, half)
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
 
 
