@@ -11,6 +11,7 @@ from io import BytesIO, StringIO
 from itertools import pairwise
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import torch
 from biotite.structure import AtomArray, concatenate, get_residue_starts
@@ -43,6 +44,10 @@ _CIF_DEFAULTS = {
     "occupancy": 1.0, "B_iso_or_equiv": 0.0,
 }  # fmt: skip
 """Columns of atom_site that programs leave out and biotite asks for."""
+
+_LONGEST_LINE = 2048  # of mmCIF, as CIF 1.1 limits it
+_LONGEST_VALUE = 128  # characters of a name in atom_site: arrays give every row the room of the longest
+_UNPACKED = 2**28  # bytes; a gzip file may unpack to more only by less than a hundred times its size
 
 
 _Model = str | pdbx.CIFBlock | pdbx.BinaryCIFBlock
@@ -369,8 +374,8 @@ def _parsing(path: Path) -> Iterator[None]:
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{path}: damaged {_format(path)} file ({reason})") from error
+            reason = " ".join(f"{type(error).__name__}: {error}"[:1000].split())
+            raise UserError(f"{path}: damaged {_format(path)} file ({reason[:200]})") from error
 
 
 def _open(path: Path) -> list[_Model]:
@@ -383,9 +388,12 @@ def _open(path: Path) -> list[_Model]:
         raise UserError(f"{path}: no atoms found in {kind} format{hint}")
     with _parsing(path):
         if kind == "BinaryCIF":
-            return _split_models(_with_atoms(path, pdbx.BinaryCIFFile.read(BytesIO(data))))
+            tree = msgpack.unpackb(data)
+            _check_sizes(path, tree, len(data))
+            return _split_models(_with_atoms(path, pdbx.BinaryCIFFile.deserialize(tree)))
         text = data.decode("utf-8", errors="replace")
         if kind == "mmCIF":
+            _check_lines(path, text)
             return _split_models(_with_atoms(path, pdbx.CIFFile.read(StringIO(text))))
         return ["\n".join(lines) for lines in _pdb_models(path, text)]
 
@@ -409,12 +417,51 @@ def _pdb_models(path: Path, text: str) -> list[list[str]]:
     return models
 
 
+def _check_lines(path: Path, text: str) -> None:
+    """Refuses what would be parsed to a value of any length in the table of atoms."""
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(("_", "loop_", "data_")):
+            inside = line.startswith("_atom_site.")
+        elif inside and (len(line) > _LONGEST_LINE or line.startswith(";")):
+            raise UserError(f"{path}: line {number}: a long text among the atoms: the file is damaged")
+
+
+def _check_sizes(path: Path, tree: dict, num_bytes: int) -> None:
+    """Refuses columns of atoms that unroll to more rows than the file has bytes, or to values of any length."""
+    for block in tree["dataBlocks"]:
+        for category in block["categories"]:
+            for column in category["columns"] if category["name"] == "_atom_site" else ():
+                for part in filter(None, (column["data"], column["mask"])):
+                    if not _fits_memory(part["encoding"], num_bytes):
+                        raise UserError(f"{path}: damaged BinaryCIF file (_atom_site.{column['name']} is too large)")
+
+
+def _fits_memory(encodings: list[dict], num_bytes: int) -> bool:
+    for encoding in encodings:
+        if encoding["kind"] in ("RunLength", "IntegerPacking") and not 0 <= encoding["srcSize"] <= num_bytes:
+            return False
+        if encoding["kind"] == "StringArray":
+            offsets = {"data": encoding["offsets"], "encoding": encoding["offsetEncoding"]}
+            inner = [encoding["dataEncoding"], encoding["offsetEncoding"]]
+            if not all(_fits_memory(each, num_bytes) for each in inner):
+                return False
+            ends = pdbx.BinaryCIFData.deserialize(offsets).array.astype(np.int64)
+            if np.diff(ends).max(initial=0) > _LONGEST_VALUE:
+                return False
+    return True
+
+
 def _with_atoms(path: Path, file: pdbx.CIFFile | pdbx.BinaryCIFFile) -> pdbx.CIFBlock | pdbx.BinaryCIFBlock:
     """The first data block with atoms, completed with the columns that biotite asks for."""
     blocks = [file[name] for name in file if "atom_site" in file[name]]
     if not blocks:
         raise UserError(f"{path}: no data block with atoms")
     atom_site = blocks[0]["atom_site"]
+    for name, column in atom_site.items():
+        values = column.data.array
+        if values.dtype.kind == "U" and values.dtype.itemsize > 4 * _LONGEST_VALUE:
+            raise UserError(f"{path}: damaged {_format(path)} file (_atom_site.{name[:40]}: a value is too long)")
     for column, default in _CIF_DEFAULTS.items():
         if column not in atom_site:
             atom_site[column] = np.full(atom_site.row_count, default)
@@ -472,12 +519,24 @@ def _read_bytes(path: Path) -> bytes:
     if data and zipped != data.startswith(b"\x1f\x8b"):
         raise UserError(f"{path}: " + ("not a gzip file: drop .gz?" if zipped else "a gzip file: add .gz to its name"))
     try:
-        data = gzip.decompress(data) if zipped else data
+        data = _unpacked(path, data) if zipped else data
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from error
     if not data.strip():
         raise UserError(f"{path}: the file is empty")
     return data
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    limit = max(_UNPACKED, 100 * len(data))
+    parts, size = [], 0
+    with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+        while part := file.read(2**20):
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise UserError(f"{path}: unpacks to more than {limit >> 20} MB, too much for a structure of its size")
+    return b"".join(parts)
 
 
 def _recognise(path: Path, data: bytes) -> str | None:

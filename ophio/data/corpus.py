@@ -6,6 +6,7 @@
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
-from ophio.data.entry import RAGGED, SCALARS, protein_of
+from ophio.data.entry import RAGGED, SCALARS, checksum, protein_of
 from ophio.errors import UserError
 from ophio.protein import Protein
 
@@ -24,7 +25,8 @@ VERSION = 1
 class Shard:
     """One mapped Arrow file: NumPy views of its columns, no copies. The mapping outlives the file handle."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, checked: Sequence[str]):
+        self.path, self.checked = path, checked
         (self.batch,) = _mapped_table(path).to_batches()
         columns = {name: self.batch.column(name) for name in RAGGED}
         self.offsets = {name: column.offsets.to_numpy() for name, column in columns.items()}
@@ -32,6 +34,8 @@ class Shard:
 
     def protein(self, row: int) -> Protein:
         ragged = {name: self.values[name][slice(*self.offsets[name][row : row + 2])] for name in RAGGED}
+        if checksum(ragged, self.checked) != self.batch["checksum"][row].as_py():
+            raise UserError(f"{self.path}: damaged (row {row}): prepare the corpus again with overwrite=true")
         return protein_of(ragged, self.batch["id"][row].as_py(), self.batch["chain_id"][row].as_py())
 
 
@@ -40,7 +44,7 @@ class Corpus(Dataset):
 
     Memory: about 20 bytes per chain for the choice; coordinates stay in the file and are mapped when touched. Shards
     open on first use, in every process anew, so a Corpus may be pickled or forked into DataLoader workers.
-    Raises UserError when the folder holds no corpus or no chain is left.
+    Raises UserError when the folder holds no corpus or no chain is left, and at a chain whose checksum is another.
     """
 
     def __init__(
@@ -53,7 +57,10 @@ class Corpus(Dataset):
     ):
         self.path = Path(path)
         self.info = read_info(self.path)
-        table = _mapped_table(self.path / "index.arrow")
+        index = self.path / "index.arrow"
+        table = _mapped_table(index)
+        if self.info.get("index_crc32") not in (None, file_crc32(index)):
+            raise UserError(f"{index}: damaged, or of another corpus: prepare the corpus again with overwrite=true")
         keep = pc.and_(
             pc.greater_equal(table["length"], min_length),
             pc.less_equal(table["length"], max_length or np.iinfo(np.int32).max),
@@ -85,7 +92,8 @@ class Corpus(Dataset):
     def _shard_of(self, index: int) -> Shard:
         number = int(self._shard[index])
         if number not in self._open:
-            self._open[number] = Shard(shard_path(self.path, number))
+            checked = self.info.get("checked", ["atoms"])  # older corpora have no checksum of the others
+            self._open[number] = Shard(shard_path(self.path, number), checked)
         return self._open[number]
 
     def __getstate__(self) -> dict:
@@ -96,6 +104,11 @@ def shard_path(corpus: Path, number: int) -> Path:
     return corpus / "shards" / f"{number:05d}.arrow"
 
 
+def file_crc32(path: Path) -> int:
+    with pa.memory_map(str(path)) as file:
+        return zlib.crc32(file.read_buffer())
+
+
 def read_info(path: Path) -> dict:
     """What corpus.json says."""
     file = path / "corpus.json"
@@ -104,7 +117,8 @@ def read_info(path: Path) -> dict:
         raise UserError(f"{path}: no corpus here{unfinished}; make one with pipelines/prepare_data.py")
     try:
         info = json.loads(file.read_text())
-    except ValueError as error:
+        info["version"], info["splits"], info["hash"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}): prepare the corpus again") from None
     if info["version"] != VERSION:
         raise UserError(f"{path}: corpus format {info['version']}, this ophio reads {VERSION}: prepare it again")

@@ -25,7 +25,7 @@ SCALARS = {
     "kind": pa.string(),
     "chain_id": pa.string(),
     "length": pa.int32(),
-    "checksum": pa.uint32(),  # crc32 of the atoms' bytes
+    "checksum": pa.uint32(),  # `checksum` of the ragged columns
 }
 RAGGED = {
     "atoms": pa.float32(),  # x, y, z in Å of the atoms that are present, residue by residue
@@ -65,6 +65,14 @@ def record_batch(entries: Sequence[Entry]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=SCHEMA)
 
 
+def checksum(row: Mapping[str, np.ndarray], columns: Sequence[str] = tuple(RAGGED)) -> int:
+    """crc32 over ragged columns of one chain."""
+    crc = 0
+    for name in columns:
+        crc = zlib.crc32(np.ascontiguousarray(row[name], RAGGED[name].to_pandas_dtype()).view(np.uint8), crc)
+    return crc
+
+
 def protein_of(row: Mapping[str, np.ndarray], name: str, chain_id: str) -> Protein:
     """The chain of one row, from its ragged columns. B-factors are not stored and read as 0."""
     mask = unpack_mask(row["atom_mask"])
@@ -90,17 +98,16 @@ def _row(entry: Entry) -> dict:
     protein = entry.protein.center()
     mask = protein.atom_mask.numpy()
     atoms = protein.positions.float().numpy()[mask].ravel()
-    scalars = {name: getattr(entry, name) for name in SCALARS if hasattr(entry, name)}
-    return scalars | {
-        "chain_id": protein.chain_id,
-        "length": protein.num_residues,
-        "checksum": zlib.crc32(atoms.tobytes()),
+    ragged = {
         "atoms": atoms,
         "atom_mask": pack_mask(mask),
         "residue_type": protein.residue_type.numpy(),
         "residue_number": protein.residue_number.numpy(),
         "insertion_code": protein.insertion_code.numpy(),
     }
+    scalars = {name: getattr(entry, name) for name in SCALARS if hasattr(entry, name)}
+    scalars |= {"chain_id": protein.chain_id, "length": protein.num_residues, "checksum": checksum(ragged)}
+    return scalars | ragged
 
 
 def _ragged(arrays: Sequence[np.ndarray], dtype: pa.DataType) -> pa.LargeListArray:

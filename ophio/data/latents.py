@@ -4,6 +4,7 @@
     LATENTS/latents.json         format, which autoencoder and corpus made them, statistics of the training split
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -60,10 +61,13 @@ class LatentCorpus(Dataset):
         if split not in self.info["splits"]:
             raise UserError(f"{path}: no split {split!r}; encoded are {', '.join(self.info['splits'])}")
         try:
-            self.columns = load_file(file)
+            data = file.read_bytes()
+            self.columns = parse(data)
             self.offsets = self.columns["offsets"].tolist()
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{file}: damaged or missing ({error}): encode the corpus again") from None
+        if self.info.get("sha256", {}).get(split) not in (None, hashlib.sha256(data).hexdigest()):
+            raise UserError(f"{file}: damaged, its checksum is another: encode the corpus again")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -203,8 +207,9 @@ def encode_corpus(
 def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor]]) -> dict:
     """Writes every split, and latents.json last: a folder without it is unfinished. Returns its content."""
     output.mkdir(parents=True, exist_ok=True)
-    for split, columns in splits.items():
-        write_whole(output / f"{split}.safetensors", serialise(columns))
+    files = {split: serialise(columns) for split, columns in splits.items()}
+    for split, data in files.items():
+        write_whole(output / f"{split}.safetensors", data)
     train = splits["train"]
     statistics = latent_statistics(train["positions"], train["features"])
     info = {
@@ -214,6 +219,7 @@ def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor
         "statistics": {name: value.tolist() for name, value in statistics.items()},
         "bands": _bands(train),
         "lengths": [int(train["num_residues"].min()), int(train["num_residues"].max())],
+        "sha256": {split: hashlib.sha256(data).hexdigest() for split, data in files.items()},
     }
     write_whole(output / INDEX, (json.dumps(info, indent=1) + "\n").encode())
     return info

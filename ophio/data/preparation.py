@@ -22,8 +22,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ophio.data import archive, folder
-from ophio.data.corpus import VERSION, shard_path
-from ophio.data.entry import SCALARS, SCHEMA, Entry, record_batch
+from ophio.data.corpus import VERSION, file_crc32, shard_path
+from ophio.data.entry import RAGGED, SCALARS, SCHEMA, Entry, record_batch
 from ophio.data.filters import Filters, accept
 from ophio.data.folder import FolderOptions
 from ophio.data.transforms import windows
@@ -249,7 +249,7 @@ def write_index(output: Path, num_shards: int, settings: Settings) -> dict:
         raise UserError(f"no chain passed: the reasons are in {output / 'rejected.csv'}")
     info = {"version": VERSION, "entries": entries, "residues": residues, "hash": content.hexdigest()}
     info |= {name: dict(counter.most_common()) for name, counter in count.items()}
-    info |= {"settings": asdict(settings)}
+    info |= {"index_crc32": file_crc32(index), "checked": list(RAGGED), "settings": asdict(settings)}
     write_whole(output / "corpus.json", json.dumps(info, indent=1, default=str).encode())
     return info
 
