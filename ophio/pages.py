@@ -34,7 +34,7 @@ ANYWAY = ("rainbow", "secondary structure")  # colours of every page; assets/vie
 DEVIATION, B_FACTOR, CONFIDENCE = "deviation", "B-factor", "confidence"
 LEAST_RANGE = 0.5  # Å: smaller deviations are not stretched over all colours
 QUANTILE = 0.95  # of the values: where the last colour begins
-PLOT = (38, 8, 232, 96)  # of the curves in a plot: left, top, width, height
+PLOT = (48, 8, 228, 96)  # of the curves in a plot: left, top, width, height
 PLOT_SIZE = (280, 122)
 _COLOURS = ("#1f6feb", "#d9482b", "#2b9348", "#8250df")
 

@@ -169,9 +169,7 @@ def training_curves(runs: Mapping[str, tuple[Curves, Sequence[int]]], only: Sequ
 # Latents
 
 
-def latent_map(
-    components: np.ndarray, shares: Sequence[float], colour: Sequence[str] | Sequence[int], title: str
-) -> bytes:
+def latent_map(components: np.ndarray, shares: np.ndarray, colour: Sequence[str] | Sequence[int], title: str) -> bytes:
     """Chains by their first two principal components; words colour by class, numbers by value (`title` says of what).
 
     Args:

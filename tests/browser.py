@@ -25,7 +25,7 @@ def find_chromium() -> str | None:
 class Browser:
     """One page at a time; `close` ends it. `problems` are the errors on the console, and what scripts did not catch."""
 
-    def __init__(self, program: str, profile: Path, size: tuple[int, int] = (1280, 800)):
+    def __init__(self, program: str, profile: Path, size: tuple[int, int] = (1000, 600)):
         (commands, self._send), (self._receive, answers) = os.pipe(), os.pipe()
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
         joined = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'  # Chromium reads 3 and writes 4

@@ -24,7 +24,6 @@ begin(async ({ structures, ranges }) => {
     for (const [k, entry] of structures.entries()) {
       draw(small, entry, true, false);
       small.zoomTo();
-      small.zoom(1.2);
       small.render();
       cards[k].querySelector("img").src = small.pngURI();
       await new Promise((resolve) => setTimeout(resolve));

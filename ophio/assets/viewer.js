@@ -2,7 +2,7 @@
 const SECONDARY = { h: "#c8476b", s: "#e0a526", c: "#a9b8c4" };
 const CONFIDENCE = [[90, "#0053d6"], [70, "#65cbf3"], [50, "#ffdb13"], [-Infinity, "#ff7d45"]]; // AlphaFold's bands
 const RAMP = ["#2c6fbb", "#7fb2d9", "#efe6c8", "#e58c53", "#b8252f"];
-const RAINBOW = "linear-gradient(90deg, #00f, #0ff, #0f0, #ff0, #f00)";
+const RAINBOW = "linear-gradient(90deg, #a0a, #33e, #0bb, #2d2, #dd0, #e70, #e22)";
 
 // The JSON of the page: gzip, then base64.
 async function unpack(id) {
