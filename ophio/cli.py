@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ophio import __version__
-from ophio.errors import UserError
+from ophio.errors import UserError, of_system
 
 
 Command = Callable[[argparse.Namespace], int]
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads what is left to print
             return 141
+        except OSError as error:
+            _complain(of_system(error))
+            return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     _viewer_option(interpolate)
 
     command("models", _models, "released models")
+    command("doctor", _doctor, "versions, devices, models and optional parts of this installation: for a bug report")
     return parser
 
 
@@ -374,6 +378,13 @@ def _models(options: argparse.Namespace) -> int:
         print(f"{name}: {card.get('description', '')} ({card['parameters'] / 1e6:.1f} M parameters)")
     if not available():
         _complain("no released models in this installation; --model takes a folder that training wrote")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ophio.doctor import report
+
+    print(report())
     return 0
 
 

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ophio.errors import UserError
+from ophio.errors import UserError, of_system
 
 _INSTALLED = Path(__file__).parent / "configs"
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -45,6 +45,8 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
                 run(**{key: config[key] for key in config})
             except (UserError, OmegaConfBaseException, HydraException) as error:
                 _fail(error, 2)
+            except OSError as error:
+                _fail(of_system(error), 2)
             except KeyboardInterrupt as interruption:
                 _fail(f"interrupted; {interruption}", 130)
 
