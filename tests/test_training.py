@@ -32,6 +32,7 @@ from ophio.config import CONFIG_DIR, check
 from ophio.data import Filters, LengthBucketBatchSampler, Settings, prepare
 from ophio.data.datamodule import CorpusDataModule
 from ophio.errors import UserError
+from ophio.io import write_structure
 from ophio.lightning import checkpoint as checkpoints
 from ophio.lightning.autoencoder import AutoencoderModule
 from ophio.lightning.checkpoint import max_seconds
@@ -40,7 +41,7 @@ from ophio.protein import stack
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pipelines" / "train_autoencoder.py"
 MAIN = runpy.run_path(str(SCRIPT))["main"]
-EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted({path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml")} - {"finetune"})  # has no model
 TINY = [
     "experiment=mini_smoke",
     "model.channels=[4,4]",
@@ -85,8 +86,12 @@ def corpus(tmp_path_factory) -> Path:
 
 def train(corpus: Path, output: Path, *options: str) -> int:
     """Runs the pipeline in this process; its exit status."""
+    return run_here(*TINY, f"data.path={corpus}", f"output={output}", *options)
+
+
+def run_here(*options: str) -> int:
     argv = sys.argv
-    sys.argv = [str(SCRIPT), *TINY, f"data.path={corpus}", f"output={output}", *options]
+    sys.argv = [str(SCRIPT), *options]
     try:
         MAIN()
         return 0
@@ -349,6 +354,21 @@ def test_fine_tuning_of_another_architecture(short_run, corpus, tmp_path, capfd)
     assert train(corpus, tmp_path / "run", f"init={short_run}", "model.latent_channels=5") == 2
     assert "weights of another architecture" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_on_a_folder_of_structures(short_run, tmp_path, capfd):
+    """`experiment=finetune` makes the corpus, takes the architecture from `init`, and does without validation chains."""
+    (tmp_path / "pdbs").mkdir()
+    write_structure(adk.read(adk.OPEN)[1].crop(0, 40), tmp_path / "pdbs" / "open.pdb")
+    few = ["total_steps=2", "warmup_steps=0", "data.max_residues=64", "data.bucket_edges=[64]", "trainer.accelerator=cpu"]
+    few += [f"data.input={tmp_path / 'pdbs'}", f"output={tmp_path / 'run'}"]
+    assert run_here("experiment=finetune", f"init={short_run}", *few) == 0
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["arguments"] == json.loads((short_run / "model.json").read_text())["arguments"]
+    assert card["steps"] == 2 and weights(tmp_path / "run") != weights(short_run)
+    assert "no chains for validation" in capfd.readouterr().out
+    assert run_here("experiment=finetune", "init=null", *few) == 2
+    assert "name the model to go on with" in capfd.readouterr().err
 
 
 def test_two_processes_step_as_one_with_both_batches(corpus, tmp_path):

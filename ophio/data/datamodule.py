@@ -1,5 +1,6 @@
 """Batches of a corpus for Lightning: padded to bucket edges, balanced over clusters, resumable inside an epoch."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ophio.data.corpus import Corpus
+from ophio.data.corpus import Corpus, read_info
+from ophio.data.preparation import Settings, prepare
 from ophio.data.sampling import Batch, LengthBucketBatchSampler
 from ophio.data.transforms import random_crop
 from ophio.protein import Protein, stack
@@ -62,6 +64,7 @@ class CorpusDataModule(lightning.LightningDataModule):
 
     Args:
         path: a corpus made by pipelines/prepare_data.py.
+        input: a folder of structure files or an .npz archive that `prepare_data` makes the corpus of first.
         max_residues: residues in a batch, padding included: a batch has max_residues // edge chains.
         bucket_edges: rising lengths; a chain is padded to the next one.
         crop_length: longer chains give a random window of this many residues; None: whole chains.
@@ -74,6 +77,7 @@ class CorpusDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         path: str | Path,
+        input: str | Path | None = None,
         max_residues: int = 4096,
         bucket_edges: Sequence[int] = BUCKET_EDGES,
         crop_length: int | None = None,
@@ -86,11 +90,20 @@ class CorpusDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.path, self.max_residues = path, max_residues
+        self.path, self.input, self.max_residues = path, input, max_residues
         self.crop_length, self.train_crop_length = crop_length, train_crop_length
         self.bucket_edges = list(bucket_edges)
         self.min_length, self.max_length, self.origins = min_length, max_length, list(origins)
         self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
+
+    def prepare_data(self) -> None:
+        """Makes the corpus of `input`, with the settings that pipelines/prepare_data.py has by default."""
+        if self.input is not None:
+            prepare([Path(self.input)], Path(self.path), Settings(), os.cpu_count() or 1)
+
+    def has(self, split: str) -> bool:
+        """Whether any chain of the corpus is in the split."""
+        return read_info(Path(self.path))["splits"].get(split, 0) > 0
 
     def corpus(self, split: str) -> Corpus:
         return Corpus(self.path, split, self.min_length, self.max_length, self.origins)
