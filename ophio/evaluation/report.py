@@ -341,7 +341,8 @@ def _gallery(evaluation: Evaluation, records: Sequence[Mapping], viewer_js: str 
     best = sorted(made, key=lambda record: (record.get("scrmsd", np.inf), record["name"]))[:SHOWN]
     path_of = {item.name: item.path for item in evaluation.items if item.group == SAMPLES}
     entries = [Entry(read_chain(path_of[record["name"]]), record["name"], _caption(record)) for record in best]
-    return f"<h2>The samples, lowest scRMSD first</h2>{grid(entries, len(made), viewer_js)}"
+    title = "The samples, lowest scRMSD first" if "scrmsd" in best[0] else "The samples"
+    return f"<h2>{title}</h2>{grid(entries, len(made), viewer_js)}"
 
 
 def _caption(record: Mapping[str, Any]) -> str:
