@@ -36,7 +36,7 @@ class BatchedCorpus(Dataset):
 class BatchLoader(DataLoader):
     """A DataLoader whose state is the number of batches it has handed out, whatever its workers fetched ahead."""
 
-    def __init__(self, dataset: BatchedCorpus, sampler: LengthBucketBatchSampler, num_workers: int = 0):
+    def __init__(self, dataset: Dataset, sampler: LengthBucketBatchSampler, num_workers: int = 0):
         persistent = num_workers > 0
         super().__init__(
             dataset, sampler=sampler, batch_size=None, num_workers=num_workers, persistent_workers=persistent

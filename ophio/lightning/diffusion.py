@@ -1,6 +1,6 @@
 """Training of the latent diffusion model: optimiser, logging, and samples to look at."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import lightning
 import torch
@@ -40,7 +40,7 @@ class DiffusionModule(lightning.LightningModule):
         warmup_steps: int = 200,
         total_steps: int = 10_000,
         forget_content: float = 0.2,
-        sample_lengths: tuple[int, ...] = (),
+        sample_lengths: Sequence[int] = (),
     ):
         super().__init__()
         self.model = model
