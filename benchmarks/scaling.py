@@ -1,9 +1,9 @@
-"""Time and memory of encode + decode against chain length: both should grow linearly.
+"""Time and memory of encoding, and of reconstruction, against chain length: both should grow linearly.
 
-    python benchmarks/scaling.py [MODEL] > benchmarks/scaling.md
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py [MODEL]
 
-Each length runs in a process of its own (peak memory is a property of a process), one thread, on a made-up chain.
-Memory is the peak above the same process before the first pass at that length.
+Writes scaling.md and scaling.png beside it. Each length runs in a process of its own (peak memory is a property of a
+process), one thread, on a made-up chain. Memory is the peak above the same process after a pass over 8 residues.
 """
 
 import platform
@@ -11,15 +11,19 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from ophio.autoencoder import Autoencoder
 from ophio.protein import Protein
 from ophio.tables import markdown
 
-LENGTHS = (64, 128, 256, 512, 1024, 2048)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 REPEATS = 5
+TASKS = ("encode", "reconstruct")
+HERE = Path(__file__).parent
 
 
 def chain(num_residues: int) -> Protein:
@@ -34,42 +38,52 @@ def chain(num_residues: int) -> Protein:
 
 
 @torch.no_grad()
-def measure(model_name: str, num_residues: int) -> tuple[float, float]:
+def measure(model_name: str, task: str, num_residues: int) -> tuple[float, float]:
     """Median seconds of a pass, and peak memory in MB."""
     torch.set_num_threads(1)
     model = Autoencoder.from_pretrained(model_name)
-    model.decode(model.encode(chain(8)))
+    run = model.encode if task == "encode" else lambda protein: model.decode(model.encode(protein))
+    run(chain(8))
     protein = chain(num_residues)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     for _ in range(REPEATS):
         start = time.process_time()
-        model.decode(model.encode(protein))
+        run(protein)
         seconds.append(time.process_time() - start)
     return sorted(seconds)[REPEATS // 2], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
+def row(model_name: str, task: str, length: int) -> dict:
+    command = [sys.executable, __file__, model_name, task, str(length)]
+    seconds, memory = map(float, subprocess.check_output(command, text=True).split())
+    each = {"ms a residue": 1000 * seconds / length, "KB a residue": 1024 * memory / length}
+    return {"task": task, "residues": length, "CPU s": seconds, "peak MB": memory, **each}
+
+
+def plot(rows: list[dict]) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axis, column in zip(axes, ("ms a residue", "KB a residue"), strict=True):
+        for task in TASKS:
+            points = [(entry["residues"], entry[column]) for entry in rows if entry["task"] == task]
+            axis.plot(*zip(*points, strict=True), marker="o", label=task)
+        axis.set(xlabel="residues", ylabel=column, xscale="log", ylim=(0, None))
+        axis.legend()
+    figure.savefig(HERE / "scaling.png", dpi=120)
+
+
 def main(model_name: str) -> None:
-    rows = []
-    for length in LENGTHS:
-        command = [sys.executable, __file__, model_name, str(length)]
-        seconds, memory = map(float, subprocess.check_output(command, text=True).split())
-        rows.append(
-            {
-                "residues": length,
-                "CPU s": seconds,
-                "ms a residue": 1000 * seconds / length,
-                "peak MB": memory,
-                "KB a residue": 1024 * memory / length,
-            }
-        )
-    print(f"`{model_name}`, one thread, {platform.machine()}, torch {torch.__version__}, median of {REPEATS} passes\n")
-    print(markdown(rows))
+    rows = [row(model_name, task, length) for task in TASKS for length in LENGTHS]
+    title = f"`{model_name}`, one thread, {platform.machine()}, torch {torch.__version__}, median of {REPEATS} passes"
+    text = f"{title}; made by `benchmarks/scaling.py`\n\n{markdown(rows)}\n\n![a residue](scaling.png)\n"
+    (HERE / "scaling.md").write_text(text)
+    print(text)
+    plot(rows)
 
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "mini"
     if len(sys.argv) > 2:
-        print(*measure(name, int(sys.argv[2])))
+        print(*measure(name, sys.argv[2], int(sys.argv[3])))
     else:
         main(name)
