@@ -3,6 +3,7 @@ import torch
 from e3nn import o3
 
 from ophio import irreps
+from ophio.irreps import product as product_module
 from ophio.geometry import random_rotation
 from ophio.irreps import ChannelwiseProduct, ChannelwiseSquare, Linear
 from ophio.testing import rotate_features
@@ -277,3 +278,24 @@ def test_linear_keeps_unit_variance_times_the_gain(generator):
     for gain in (1.0, 0.5):
         out = irreps.split(Linear([64] * 4, 256, gain=gain)(x))
         assert variance_of_degrees(out) == pytest.approx([gain**2] * 4, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [ChannelwiseProduct, ChannelwiseSquare])
+def test_blocks_of_nodes_give_the_product_and_its_gradients(kind, monkeypatch):
+    """In place and a few nodes at a time, as without `torch.compile`; against the definition and differences."""
+    monkeypatch.setattr(product_module, "BLOCK", 6)
+    torch.manual_seed(0)
+    product = kind(2)
+    inputs = [torch.randn(5, 9, 2, dtype=torch.float64, requires_grad=True) for _ in range(1 + (kind is ChannelwiseProduct))]
+    expected = product_module._plain(inputs[0], inputs[-1], product.table)
+    for found, value in zip(product(*inputs), expected, strict=True):
+        torch.testing.assert_close(found, value)
+    assert torch.autograd.gradcheck(lambda *x: tuple(product(*x)), inputs)
+
+
+def test_a_degree_in_several_pieces_maps_as_one():
+    torch.manual_seed(0)
+    linear = Linear([7, 5], 3).double()
+    scalars, vectors = torch.randn(4, 1, 7).double(), torch.randn(4, 3, 5).double()
+    pieces = [tuple(scalars.split([2, 5], -1)), tuple(vectors.split([4, 1], -1))]
+    torch.testing.assert_close(linear(pieces), linear([scalars, vectors]))
