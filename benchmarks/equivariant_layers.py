@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/equivariant_layers.py [--quick] [--rows product linear ...]
 
-One process, one thread. Contenders take turns, so that all see the same machine; CPU seconds, median of REPEATS turns. Before
-they are timed, values are compared with e3nn's in float64. Writes equivariant_layers.csv row by row and equivariant_layers.md
-at the end of every size. Needs the extras `test` and `benchmark`. Builds of whole layers are in `e3nn_layers.py`.
+One process, one thread. Contenders take turns, so that all see the same machine; CPU seconds, median of REPEATS turns.
+Before they are timed, values are compared with e3nn's in float64. Writes equivariant_layers.csv and equivariant_layers.md
+at the end of every size, and goes on where it was stopped. Needs the extras `test` and `benchmark`. Builds of whole
+layers are in `e3nn_layers.py`.
 """
 
 import argparse
@@ -56,7 +57,6 @@ from ophio.tables import markdown
 HERE = Path(__file__).parent
 REPEATS = 5
 CHAIN = 64  # nodes of a chain, for layers that look along it
-COMPILED = {(2, 32, 2048)}  # sizes at which torch.compile takes part: it takes minutes
 LARGEST = 2e8  # numbers in the output of a product: more is left out
 KERNEL = 5
 WEIGHTS = yaml.safe_load((CONFIG_DIR / "loss" / "reconstruction.yaml").read_text())["weights"]
@@ -390,14 +390,13 @@ def keep_freed_memory() -> None:
     libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
-def bench(row: str, lmax: int, channels: int, nodes: int) -> list[dict]:
+def bench(row: str, lmax: int, channels: int, nodes: int, compiled: bool) -> list[dict]:
     if (
         row == "product"
         and nodes * channels * sum((2 * k + 1) * n for k, n in enumerate(ChannelwiseProduct(lmax).paths_per_degree))
         > LARGEST
     ):
         return []
-    compiled = (lmax, channels, nodes) in COMPILED
     torch._dynamo.reset()
     difference = compare(row, lmax, channels)
     contenders = ROWS[row](lmax, channels, nodes, torch.float32, compiled)
@@ -420,6 +419,17 @@ def sizes(row: str, quick: bool) -> list[tuple[int, int, int]]:
     everything = [(lmax, c, n) for n in (2048, 16384) for lmax in (2, 3) for c in (32, 64, 128, 16)]
     return [
         size for size in everything if row != "autoencoder" or size in {(2, 16, 2048), (2, 32, 2048), (3, 32, 2048)}
+    ]
+
+
+def earlier() -> list[dict]:
+    """Results of a run that was stopped; remove the file to measure anew."""
+    path = HERE / "equivariant_layers.csv"
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    whole = ("lmax", "channels", "nodes")
+    return [
+        {k: v if k in ("row", "contender") else int(v) if k in whole else float(v) for k, v in entry.items()}
+        for entry in rows
     ]
 
 
@@ -456,18 +466,22 @@ def _processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small size of every row, printed only")
+    parser.add_argument(
+        "--compiled", action="store_true", help="with torch.compile too: a minute or more for every size"
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     keep_freed_memory()
-    results: list[dict] = []
-    order = [(size, row) for row in options.rows for size in sizes(row, options.quick)]
-    order.sort(
-        key=lambda task: (task[0][2], task[0] in COMPILED, task[0][1] != 32)
-    )  # compiled ones last of their length
-    for (lmax, channels, nodes), row in order:
-        results += bench(row, lmax, channels, nodes)
+    results = [] if options.quick else earlier()
+    done = {(entry["row"], entry["lmax"], entry["channels"], entry["nodes"]) for entry in results}
+    order = [(row, *size) for row in options.rows for size in sizes(row, options.quick)]
+    order.sort(key=lambda task: (task[3], task[0] == "autoencoder", task[2] != 32))
+    for task in order:
+        if task in done:
+            continue
+        results += bench(*task, options.compiled)
         if options.quick:
             continue
         with open(HERE / "equivariant_layers.csv", "w", newline="") as file:
