@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/data_loading.py CORPUS [MODEL] > benchmarks/data_loading.md
 
-The entries are those of CORPUS (made by pipelines/prepare_data.py), repeated: its index is, its shards stay where they
-are. Memory that grows with what was read would show as private memory gained; mapped files do not count. One thread each.
+The entries are those of CORPUS (made by pipelines/prepare_data.py), repeated: its index is, its shards stay.
+ Memory that grows with what was read would show as private memory gained; mapped files do not count. One thread each.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/equivariant_layers.py [--quick] [--rows product linear ...]
 
 One process, one thread. Contenders take turns, so that all see the same machine; CPU seconds, median of REPEATS turns.
-Before they are timed, values are compared with e3nn's in float64. Writes equivariant_layers.csv and equivariant_layers.md
+Before they are timed, values are compared with e3nn's in float64. Writes equivariant_layers.csv and .md
 at the end of every size, and goes on where it was stopped. Needs the extras `test` and `benchmark`. Builds of whole
 layers are in `e3nn_layers.py`.
 """
@@ -66,7 +66,7 @@ Values = Callable[[], list[Tensor]]
 
 @dataclass
 class Contender:
-    """One implementation. `forward` and `both` (with the gradients of inputs and weights) can be called again and again."""
+    """One implementation. `forward` and `both` (also the gradients of inputs and weights) can be called repeatedly."""
 
     name: str
     forward: Callable[[], object]
@@ -98,7 +98,7 @@ def in_jax(name: str, function: Callable, inputs: list[np.ndarray], values: Call
 
     def gradients(*arrays):
         out, pull = jax.vjp(function, *arrays)
-        return pull([jax.numpy.ones_like(x) for x in out])
+        return out, pull([jax.numpy.ones_like(x) for x in out])  # out, or the forward pass would be left out
 
     inputs = [jax.numpy.asarray(x) for x in inputs]
     forward = jax.jit(function).lower(*inputs).compile()
@@ -435,15 +435,19 @@ def earlier() -> list[dict]:
 
 def report(results: list[dict]) -> str:
     packages = ("torch", "e3nn", "cuequivariance", "cuequivariance-torch", "e3nn-jax", "jax")
-    lines = [
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    notes = (
         f"{_processor()}, one thread on one core of {os.cpu_count()}, shared with other processes; Python "
-        f"{platform.python_version()}, {', '.join(f'{name} {_version(name)}' for name in packages)}. CPU milliseconds, median "
-        f'of {REPEATS} turns in which all contenders take part; "both" is forward and backward; compiled contenders are compared uncompiled. Larger ratios are better. glibc keeps freed '
-        "memory (`mallopt`). Difference: from e3nn in float64, relative. Peak: allocated in one pass, for e3nn-jax as its "
-        "compiler plans it. e3nn is its default (TorchScript where it generates code); its autoencoder is ophio's with self-interactions and "
-        "the linear maps of convolutions by e3nn, changes of layout between them included. Made by "
-        "`benchmarks/equivariant_layers.py`.",
-    ]
+        f"{platform.python_version()}, {versions}.",
+        f"CPU milliseconds, median of {REPEATS} turns in which all contenders take part. `both`: forward and backward.",
+        "Ratios: above 1 is faster than e3nn. glibc keeps freed memory (`mallopt`).",
+        "Difference: from e3nn in float64, relative; compiled contenders are compared uncompiled.",
+        "Peak: allocated in one pass; for e3nn-jax, as its compiler plans it.",
+        "e3nn is its default (TorchScript where it generates code). Its autoencoder is ophio's with self-interactions and",
+        "the linear maps of convolutions by e3nn, changes of layout between them included.",
+        "Made by `benchmarks/equivariant_layers.py`.",
+    )
+    lines = [" ".join(notes)]
     for row in ROWS:
         chosen = [{k: v for k, v in entry.items() if k != "row"} for entry in results if entry["row"] == row]
         if chosen:
