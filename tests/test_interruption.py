@@ -7,7 +7,6 @@ file for the n-th time: between any two of these there is nothing that a later r
 
 import contextlib
 import errno
-import json
 import os
 import re
 import resource
