@@ -85,6 +85,7 @@ def outside_training(items: Sequence[Item], trained: Sequence[int]) -> str | Non
 def claim(folder: Path, settings: dict, what: str = "samples") -> None:
     """Makes the folder, or raises UserError where it holds samples (or `what`) made otherwise, or cannot be written."""
     path = folder / SETTINGS
+    settings = json.loads(json.dumps(settings))  # as it will be read again
     if path.exists():
         try:
             there = json.loads(path.read_text())
@@ -152,7 +153,8 @@ def prepare(
     Args:
         model: a released diffusion model, or a folder that training wrote.
         length: residues, or a range: "50-100".
-        asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default.
+        asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default. `typical`:
+            whether the content of chains that the card lists is asked for.
 
     Raises UserError for options that make no sense, before anything is written. Warns where lengths leave the range that
     the model was trained on.
@@ -161,17 +163,24 @@ def prepare(
     items = plan(num, shortest, longest, seed)
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
-    chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
-    sampler = check_settings(SamplerSettings(**chosen))
+    sampler = released_settings(card, asked)
     if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.contents > 2:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
     odd = outside_training(items, card["lengths"])
     if odd:
         warnings.warn(odd, stacklevel=2)
     asked_now = {key: value if value == value else None for key, value in asdict(sampler).items()}  # NaN is no JSON
+    asked_now["typical"] = len(sampler.typical)  # hundreds of chains, in the card
     settings = {"model": model, "weights": card["weights_sha256"], "seed": seed, "length": [shortest, longest]}
     claim(folder, settings | asked_now)
     return Run(folder, items, diffusion, autoencoder, sampler)
+
+
+def released_settings(card: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplerSettings:
+    """What is `asked`, otherwise what the card of a diffusion model says, otherwise the default; see `prepare`."""
+    chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
+    typical = card["typical"] if chosen.pop("typical", False) else ()
+    return check_settings(SamplerSettings(**chosen, typical=typical))
 
 
 def check_settings(sampler: SamplerSettings) -> SamplerSettings:

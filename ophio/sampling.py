@@ -29,6 +29,7 @@ from ophio.protein import NO_INSERTION, Protein, stack
 
 ATTEMPTS = 5  # draws before a sample is given up
 FINISH_SWEEPS, BACKBONE_SWEEPS = 120, 100  # of the finish: all atoms, then the backbone alone
+NEAREST = 64  # training chains of about the length of a sample, to take its content from
 FARTHEST = 1000.0  # Å from the origin: a sample that reaches there has diverged
 
 
@@ -46,6 +47,10 @@ class SamplerSettings:
         noise_scale: below 1 for fewer surprises.
         helix, strand: fractions asked for; NaN for any.
         compactness: radius of gyration / N^0.38 (Å) asked for, where the model knows it; NaN for any.
+        typical: chains of the training data (residues, helix, strand). Where neither helix nor strand is asked for, every
+            sample is asked for those of one that is about as long: a low noise scale alone drifts to what is commonest.
+        calibration: offset and slope for helix and for strand. Samples at a low noise scale overdo what they are asked
+            for; the model is told offset + slope * fraction, at least 0, so that they come out as asked.
         guidance: how far to follow them, 1 as trained.
         idealize: bring bonds, angles and contacts into their ranges after decoding (`ophio.idealize`).
     """
@@ -56,6 +61,8 @@ class SamplerSettings:
     helix: float = float("nan")
     strand: float = float("nan")
     compactness: float = float("nan")
+    typical: Sequence[Sequence[float | int]] = ()
+    calibration: Sequence[Sequence[float]] = ((0.0, 1.0), (0.0, 1.0))
     guidance: float = 1.0
     idealize: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +98,8 @@ def generate(
     attempts = [0] * len(lengths)
     while waiting and attempt < ATTEMPTS:
         generators = [_generator(seeds[k], attempt) for k in waiting]
-        proteins = _draw(diffusion, autoencoder, [lengths[k] for k in waiting], generators, settings)
+        conditions = _conditions(settings, [lengths[k] for k in waiting], [seeds[k] for k in waiting])
+        proteins = _draw(diffusion, autoencoder, conditions, generators, settings)
         attempt += 1
         again = []
         for k, protein in zip(waiting, proteins, strict=True):
@@ -136,16 +144,15 @@ def latent_of(cloud: Cloud, residue_mask: Bool[Tensor, "batch L"]) -> Latent:
 def _draw(
     diffusion: LatentDiffusion,
     autoencoder: Autoencoder,
-    lengths: Sequence[int],
+    conditions: Conditions,
     generators: list[torch.Generator],
     settings: SamplerSettings,
 ) -> list[Protein | None]:
     """A protein for each generator, None where it diverged."""
     device = next(diffusion.parameters()).device
-    count = torch.tensor(lengths, device=device)
-    residue_mask = torch.arange(max(lengths), device=device) < count[:, None]
+    conditions, lengths = conditions.to(device), conditions.num_residues.tolist()
+    residue_mask = torch.arange(max(lengths), device=device) < conditions.num_residues[:, None]
     node_mask = autoencoder.masks(residue_mask)[-1]
-    conditions = Conditions.of_lengths(count, settings.helix, settings.strand, settings.compactness)
     cloud = diffusion.sample(
         node_mask,
         conditions,
@@ -161,6 +168,21 @@ def _draw(
     protein = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu())
     chains = protein.unstack(lengths)
     return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
+
+
+def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:
+    """What the model is told each sample should be; it depends on the sample's length and seed alone."""
+    asked = Conditions.of_lengths(torch.tensor(lengths), settings.helix, settings.strand, settings.compactness)
+    fractions = asked.content[:, :2].clone()
+    if settings.typical and math.isnan(settings.helix) and math.isnan(settings.strand):
+        chains = torch.tensor(settings.typical)
+        for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
+            nearest = (chains[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
+            drawn = np.random.default_rng((seed, ATTEMPTS)).integers(len(nearest))  # a stream that no attempt uses
+            fractions[k] = chains[nearest[drawn], 1:]
+    offset, slope = torch.tensor(settings.calibration).T
+    told = (offset + slope * fractions).clamp(min=0)
+    return Conditions(asked.num_residues, torch.cat([told, asked.content[:, 2:]], dim=-1))
 
 
 def _generator(seed: int, attempt: int) -> torch.Generator:

@@ -21,7 +21,7 @@ from ophio.pretrained import load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 
 KEPT = (
-    "encoder", "chains", "lengths", "bands", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
+    "encoder", "chains", "lengths", "bands", "typical", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
 )  # fmt: skip
 
 

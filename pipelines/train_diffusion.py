@@ -59,6 +59,7 @@ def main(
             "corpus": info["corpus_name"],
             "lengths": info["lengths"],
             "bands": info["bands"],
+            "typical": info["typical"],
             "steps": total_steps,
             "seed": seed,
         }

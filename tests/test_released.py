@@ -10,7 +10,8 @@ from ophio.metrics import is_mirrored, reconstruction_report
 from ophio.pretrained import available, find, load_diffusion, read_card
 from ophio.protein import Protein
 from ophio.residue import swap_pairs
-from ophio.sampling import SamplerSettings, generate, sample_statistics
+from ophio.samples import released_settings
+from ophio.sampling import generate, sample_statistics
 
 MAX_MEGABYTES = 20
 
@@ -91,7 +92,7 @@ def test_padding_changes_nothing(mini):
 @pytest.mark.parametrize("name", [name for name in available() if "autoencoder" in read_card(name)])
 def test_released_diffusion_gives_chains_of_plausible_size_and_geometry(name):
     diffusion, autoencoder = load_diffusion(name)
-    settings = SamplerSettings(**read_card(name)["sampling"])
+    settings = released_settings(read_card(name), {})
     found = sample_statistics([s.protein for s in generate(diffusion, autoencoder, [60, 80, 100], range(3), settings)])
     assert found["valid_residues"] > 0.85 and found["left_handed_helices"] == found["chirality_errors"] == 0
     assert 1.8 < found["compactness"] < 3.2 and found["helix"] + found["strand"] > 0.1

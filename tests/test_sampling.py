@@ -18,8 +18,8 @@ from ophio.errors import UserError
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
-from ophio.samples import collect, length_range, plan, prepare
-from ophio.sampling import DivergedSample, SamplerSettings, generate
+from ophio.samples import collect, length_range, plan, prepare, released_settings
+from ophio.sampling import DivergedSample, SamplerSettings, _conditions, generate
 
 ROOT = Path(__file__).parents[1]
 AUTOENCODER = {"channels": [8, 8, 8, 8], "strides": [2, 2, 2], "latent_channels": 4, "latent_lmax": 1}
@@ -121,6 +121,30 @@ def test_guidance_moves_samples(pair):
     asked = generate(*pair, [24], [5], SamplerSettings(steps=3, helix=0.8))[0].protein
     pushed = generate(*pair, [24], [5], SamplerSettings(steps=3, helix=0.8, guidance=3.0))[0].protein
     assert not torch.equal(free.positions, asked.positions) and not torch.equal(asked.positions, pushed.positions)
+
+
+def test_content_is_that_of_chains_of_about_the_length():
+    """64 nearest chains; other samples draw others; what is asked for is told through the calibration."""
+    typical = [[50, 0.9, 0.0]] * 64 + [[100, 0.0, 0.4]] * 64 + [[100, 0.2, 0.4]]
+    settings = SamplerSettings(typical=typical, calibration=[[0.1, 0.5], [-0.3, 1.0]], compactness=2.2)
+    told = _conditions(settings, [48, 99], [3, 4]).content
+    torch.testing.assert_close(told, torch.tensor([[0.55, 0.0, 2.2], [0.1, 0.1, 2.2]]))
+    mixed = SamplerSettings(typical=[[60, k / 64, 0.0] for k in range(64)])
+    drawn = [_conditions(mixed, [60], [seed]).content[0, 0].item() for seed in range(20)]
+    assert len(set(drawn)) > 10 and drawn[7] == _conditions(mixed, [60, 60], [1, 7]).content[1, 0].item()
+
+
+def test_content_asked_for_is_not_drawn():
+    settings = SamplerSettings(typical=[[60, 0.9, 0.0]], helix=0.5, calibration=[[0.1, 0.5], [0.0, 1.0]])
+    helix, strand, compactness = _conditions(settings, [60], [0]).content[0]
+    assert helix == pytest.approx(0.35) and strand.isnan() and compactness.isnan()
+
+
+def test_released_settings_give_way_to_what_is_asked():
+    card = {"sampling": {"steps": 7, "typical": True, "noise_scale": 0.5}, "typical": [[60, 0.9, 0.0]]}
+    settings = released_settings(card, {"steps": 5, "noise_scale": None})
+    assert (settings.steps, settings.noise_scale, list(settings.typical)) == (5, 0.5, card["typical"])
+    assert released_settings(card, {"typical": False}).typical == ()
 
 
 class Unsteady(Denoiser):

@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
 from ophio.data.corpus import Corpus
 from ophio.data.datamodule import BatchLoader
-from ophio.data.sampling import Batch, LengthBucketBatchSampler
+from ophio.data.sampling import Batch, LengthBucketBatchSampler, one_per_cluster
 from ophio.diffusion.conditions import Conditions
 from ophio.diffusion.standardize import latent_statistics
 from ophio.errors import UserError
@@ -33,8 +33,9 @@ from ophio.files import write_whole
 from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration
 from ophio.protein import Protein, stack
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "latents.json"
+MOST_TYPICAL = 512  # chains whose content is kept to sample by
 NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
 
@@ -218,6 +219,7 @@ def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor
         "splits": {split: len(columns["num_residues"]) for split, columns in splits.items()},
         "statistics": {name: value.tolist() for name, value in statistics.items()},
         "bands": _bands(train),
+        "typical": _typical(train, _bands(train)),
         "lengths": [int(train["num_residues"].min()), int(train["num_residues"].max())],
         "sha256": {split: hashlib.sha256(data).hexdigest() for split, data in files.items()},
     }
@@ -259,3 +261,15 @@ def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
     compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
     values = {"helix": helix, "strand": strand, "compactness": compactness}
     return {name: value.quantile(levels).tolist() for name, value in values.items()}
+
+
+def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float]]:
+    """Residues, helix and strand content of up to 512 chains, one a cluster, that are within all bands."""
+    chains = torch.cat([columns["num_residues"][:, None].double(), columns["content"].double()], dim=-1)
+    compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
+    values = torch.cat([columns["content"], compactness[:, None]], dim=-1)
+    low, _, high = torch.tensor([bands[name] for name in ("helix", "strand", "compactness")]).T
+    inside = ((values >= low) & (values <= high)).all(-1).nonzero()[:, 0].numpy()
+    generator = np.random.default_rng(0)
+    chosen = inside[one_per_cluster(columns["cluster30"].numpy()[inside], generator)][:MOST_TYPICAL]
+    return [[int(count), round(helix, 3), round(strand, 3)] for count, helix, strand in chains[np.sort(chosen)].tolist()]
