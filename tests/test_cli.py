@@ -21,7 +21,7 @@ from ophio.autoencoder import Autoencoder
 from ophio.cli import main
 from ophio.constants import CA
 from ophio.io import StructureWarning, read_structure, write_structure
-from ophio.latents import fingerprint, load_latent, save_latent
+from ophio.latents import fingerprint, load_latent
 from ophio.metrics import ca_rmsd
 from ophio.protein import Protein
 from ophio.reconstruction import COLUMNS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adk import CLOSED, COBROTOXIN, DATA, OPEN, read
+from adk import CLOSED, COBROTOXIN, OPEN, read
 from biotite.structure.io.dcd import DCDFile
 from biotite.structure.io.xtc import XTCFile
 

@@ -27,7 +27,6 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from ophio import pretrained
-from ophio.autoencoder import Autoencoder
 from ophio.config import CONFIG_DIR, check
 from ophio.data import Filters, LengthBucketBatchSampler, Settings, prepare
 from ophio.data.datamodule import CorpusDataModule
