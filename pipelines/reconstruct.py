@@ -1,14 +1,16 @@
 """Models x a corpus split -> the table of reconstruction against compression.
 
     python pipelines/reconstruct.py corpus=CORPUS models=[mini,runs/ladder_17]
+    python pipelines/reconstruct.py corpus=CORPUS models=[monomer] bins=[40,128,256,513]
 
-Reads `corpus` and the models; writes the folder `output`: table.csv and table.md (a row a model: means, medians and 95 %
+Reads `corpus` and the models; writes the folder `output`: table.csv and table.md (a row a model, or a model and range of lengths: means, medians and 95 %
 intervals), chains.csv (a row a chain), curve.png (with matplotlib). Options: configs/reconstruct.yaml.
 """
 
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def main(
     crop_length: int | None,
     min_length: int | None,
     max_length: int | None,
+    bins: list[int] | None,
     limit: int | None,
     batch_size: int,
 ) -> None:
@@ -42,12 +45,13 @@ def main(
     chains, rows = [], []
     for name, card in cards.items():
         made_for = card.get("chains", {})
-        lengths = (min_length or made_for.get("min_length") or 1, max_length or made_for.get("max_length"))
-        corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
-        reports = evaluate(load(name), corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
-        chains += [{"model": card["name"], **report} for report in reports]
-        stride = prod(card["arguments"]["strides"])
-        rows.append({"model": card["name"], "parameters": card["parameters"], "stride": stride, **table_row(reports)})
+        whole = (min_length or made_for.get("min_length") or 1, max_length or made_for.get("max_length"))
+        for lengths in [(low, high - 1) for low, high in pairwise(bins)] if bins else [whole]:
+            corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
+            reports = evaluate(load(name), corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
+            chains += [{"model": card["name"], **report} for report in reports]
+            what = {"model": card["name"], "parameters": card["parameters"], "stride": prod(card["arguments"]["strides"])}
+            rows.append(what | ({"lengths": f"{lengths[0]}-{lengths[1]}"} if bins else {}) | table_row(reports))
         write_csv(chains, folder / "chains.csv")
         write_csv(rows, folder / "table.csv")
         write_whole(folder / "table.md", (markdown(rows) + "\n").encode())
