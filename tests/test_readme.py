@@ -17,6 +17,7 @@ import pytest
 from ophio.data import Filters, Settings, prepare
 from ophio.data.folder import FolderOptions
 from ophio.io import write_structure
+from ophio.pretrained import available, read_card
 
 ROOT = Path(__file__).parents[1]
 TRAINING = (
@@ -121,6 +122,24 @@ def test_every_command_runs(folder):
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
         ran += 1
     assert ran >= 8
+
+
+def test_models_are_described_as_in_their_cards():
+    """Every released autoencoder has its row, whose figures are those of its card."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (ROOT / "README.md").read_text().splitlines()]
+    told = {row[0].strip("`"): row for row in rows if len(row) == 8}
+    for name in available():
+        card = read_card(name)
+        if "test" not in card:
+            continue
+        assert name in told, f"README.md has no row for {name} in the table of models"
+        figures = [float(re.match(r"[\d.]+", cell).group()) for cell in told[name][2:7]]
+        test = card["test"]
+        expected = [card["parameters"] / 1e6] + [
+            test[key] for key in ("length_factor", "numbers_per_residue", "ca_rmsd_mean", "all_atom_rmsd_mean")
+        ]
+        for figure, value, digits in zip(figures, expected, (0.051, 0.51, 0.051, 0.0006, 0.0006), strict=True):
+            assert abs(figure - value) < digits, (name, figure, value)
 
 
 def test_every_python_block_runs(folder, monkeypatch):
