@@ -38,6 +38,9 @@ COMMANDS = {  # how a command starts: [(what is replaced in it, by what), ...]; 
     "ophio doctor": [],
     "python pipelines/prepare_data.py": [("output=corpus", "output=prepared num_workers=1")],
     "python pipelines/train_autoencoder.py": [("output=", f"{TRAINING} output=")],
+    "python pipelines/train_autoencoder.py experiment=finetune": [
+        ("output=", "total_steps=1 data.max_residues=64 data.bucket_edges=[64] trainer.limit_val_batches=0 output=")
+    ],
     "python pipelines/reconstruct.py": [("corpus=", "limit=1 corpus=")],
     "python pipelines/compression_curve.py": None,  # only chains two pipelines that run above, in processes of their own
 }  # fmt: skip
