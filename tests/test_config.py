@@ -138,7 +138,7 @@ def test_every_experiment_composes_and_fits_the_signatures(train, experiment):
         composed = compose("train_autoencoder", [f"experiment={experiment}", "data.path=corpus"])
     check(composed, train.__wrapped__)
     assert composed.name == experiment
-    assert len(composed.model.channels) == len(composed.model.strides) + 1
+    assert composed.model is None or len(composed.model.channels) == len(composed.model.strides) + 1
 
 
 CORPUS = "data.path=nowhere"

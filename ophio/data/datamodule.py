@@ -77,17 +77,17 @@ class CorpusDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         path: str | Path,
-        input: str | Path | None = None,
         max_residues: int = 4096,
         bucket_edges: Sequence[int] = BUCKET_EDGES,
         crop_length: int | None = None,
-        train_crop_length: int | None = None,
         min_length: int = 1,
         max_length: int | None = None,
         origins: Sequence[str] = (),
         cluster_balanced: bool = True,
         num_workers: int = 0,
         seed: int = 0,
+        train_crop_length: int | None = None,
+        input: str | Path | None = None,
     ):
         super().__init__()
         self.path, self.input, self.max_residues = path, input, max_residues

@@ -263,7 +263,7 @@ def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
     return {name: value.quantile(levels).tolist() for name, value in values.items()}
 
 
-def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float]]:
+def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float | int]]:
     """Residues, helix and strand content of up to 512 chains, one a cluster, that are within all bands."""
     chains = torch.cat([columns["num_residues"][:, None].double(), columns["content"].double()], dim=-1)
     compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
