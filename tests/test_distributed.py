@@ -35,7 +35,7 @@ def second_process(first: subprocess.Popen) -> int:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.01)
