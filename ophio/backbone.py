@@ -6,7 +6,7 @@ atoms half-way to its ideal value) restore them with the smallest moves. Differe
 """
 
 import torch
-from einops import einsum
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -64,11 +64,13 @@ class BackboneGeometry(nn.Module):
         active = self._active(backbone, mask)
         if self.sweeps == 0:
             return positions
+        x, active = rearrange(backbone, "b l a xyz -> a xyz b l"), rearrange(active, "b l k -> k b l")
         for _ in range(self.sweeps):
-            moves = self._corrections(backbone, active)
+            moves = self._corrections(x, active)
             if self.limit_tau:
-                moves = moves + self._tau_corrections(backbone, mask)
-            backbone = backbone + moves
+                moves = moves + self._tau_corrections(x, mask)
+            x = x + moves
+        backbone = rearrange(x, "a xyz b l -> b l a xyz")
         shift = backbone[..., CA : CA + 1, :] - positions[..., CA : CA + 1, :]
         side_chain = positions[..., _NEXT:, :] + shift
         deviation = side_chain[..., :1, :] - ideal_cb(backbone)[..., None, :]
@@ -82,20 +84,23 @@ class BackboneGeometry(nn.Module):
         linked = torch.cat([linked, torch.zeros_like(mask[:, :1])], dim=1)
         return mask[..., None] & (linked[..., None] | ~self.across)
 
-    def _tau_corrections(self, backbone: Tensor, mask: Tensor) -> Float[Tensor, "batch L 4 3"]:
-        across = backbone[..., C, :] - backbone[..., N, :]
-        length = across.square().sum(-1, keepdim=True).clamp(min=0.25).sqrt()
-        excess = length - length.clamp(*TAU_RANGE)
-        pull = 0.5 * self.relaxation * across * (excess / length) * mask[..., None]
-        zero = torch.zeros_like(pull)
-        return torch.stack([pull, zero, -pull, zero], dim=-2)  # N, CA, C, O
+    # atoms first, residues last: every step is one pass over long rows
 
-    def _corrections(self, backbone: Tensor, active: Tensor) -> Float[Tensor, "batch L 4 3"]:
-        following = torch.cat([backbone[:, 1:], backbone[:, -1:]], dim=1)
-        atoms = torch.cat([backbone, following], dim=2)
-        vectors = einsum(self.incidence, atoms, "k a, b l a x -> b l k x")
-        length = vectors.square().sum(-1).clamp(min=0.25).sqrt()  # clamp: atoms on top of each other stay finite
-        pull = 0.5 * self.relaxation * active * (1 - self.ideal / length)
-        moves = -einsum(self.incidence, pull[..., None] * vectors, "k a, b l k x -> b l a x")
-        own, of_next = moves.split(_NEXT, dim=2)
-        return own + torch.cat([torch.zeros_like(of_next[:, :1]), of_next[:, :-1]], dim=1)
+    def _tau_corrections(self, x: Float[Tensor, "4 3 batch L"], mask: Bool[Tensor, "batch L"]) -> Float[Tensor, "4 3 batch L"]:
+        across = x[C] - x[N]
+        length = across.square().sum(0).clamp(min=0.25).sqrt()
+        excess = length - length.clamp(*TAU_RANGE)
+        pull = 0.5 * self.relaxation * across * (excess / length * mask)
+        zero = torch.zeros_like(pull)
+        return torch.stack([pull, zero, -pull, zero])  # N, CA, C, O
+
+    def _corrections(self, x: Float[Tensor, "4 3 batch L"], active: Bool[Tensor, "8 batch L"]) -> Float[Tensor, "4 3 batch L"]:
+        following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
+        atoms = torch.cat([x, following])
+        vectors = (self.incidence @ atoms.flatten(1)).unflatten(1, atoms.shape[1:])
+        length = vectors.square().sum(1).clamp(min=0.25).sqrt()  # clamp: atoms on top of each other stay finite
+        ideal = self.ideal[:, None, None]
+        pull = 0.5 * self.relaxation * active * (1 - ideal / length)
+        moves = -(self.incidence.T @ (pull[:, None] * vectors).flatten(1)).unflatten(1, atoms.shape[1:])
+        own, of_next = moves.split(_NEXT)
+        return own + torch.cat([torch.zeros_like(of_next[..., :1]), of_next[..., :-1]], dim=-1)
