@@ -44,7 +44,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     "generation_steps": (
         ("mini",),
         (
-            "pipelines/generation.py corpus={work}/mini num=100 steps=[5,10,20,30,50,100,200] idealize=[true] novelty=false "
+            "pipelines/generation.py corpus={work}/mini num=100 steps=[10,20,30,50,100,200] idealize=[true] novelty=false "
             "natives=false output={out}",
         ),
         {"generation.csv": "generation_steps.csv"},
@@ -60,7 +60,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     ),
     "interpolation": (
         ("conformations",),
-        ("pipelines/interpolate.py corpus={work}/conformations methods=[rigid,linear] finish=[true] output={out}",),
+        ("pipelines/interpolate.py corpus={work}/conformations models=[mini_latent,monomer] methods=[rigid,linear] finish=[true] output={out}",),
         {
             "pairs.csv": "interpolation.csv",
             "approach.csv": "interpolation_approach.csv",
