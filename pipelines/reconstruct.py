@@ -46,9 +46,10 @@ def main(
     for name, card in cards.items():
         made_for = card.get("chains", {})
         whole = (min_length or made_for.get("min_length") or 1, max_length or made_for.get("max_length"))
+        model = load(name)
         for lengths in [(low, high - 1) for low, high in pairwise(bins)] if bins else [whole]:
             corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
-            reports = evaluate(load(name), corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
+            reports = evaluate(model, corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
             chains += [{"model": card["name"], **report} for report in reports]
             what = {"model": card["name"], "parameters": card["parameters"], "stride": prod(card["arguments"]["strides"])}
             rows.append(what | ({"lengths": f"{lengths[0]}-{lengths[1]}"} if bins else {}) | table_row(reports))

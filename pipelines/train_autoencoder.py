@@ -49,7 +49,7 @@ def main(
         autoencoder.freeze_encoder()
     module = AutoencoderModule(autoencoder, instantiate(loss), instantiate(optimizer), warmup_steps, total_steps)
     chains = instantiate(data)
-    chains.prepare_data()
+    chains.make_corpus()
     if trainer.limit_val_batches and not chains.has("val"):
         print(f"{data.path}: no chains for validation, so none is done")
         trainer.limit_val_batches = 0

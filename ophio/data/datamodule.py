@@ -64,7 +64,7 @@ class CorpusDataModule(lightning.LightningDataModule):
 
     Args:
         path: a corpus made by pipelines/prepare_data.py.
-        input: a folder of structure files or an .npz archive that `prepare_data` makes the corpus of first.
+        input: a folder of structure files or an .npz archive that `make_corpus` makes the corpus of first.
         max_residues: residues in a batch, padding included: a batch has max_residues // edge chains.
         bucket_edges: rising lengths; a chain is padded to the next one.
         crop_length: longer chains give a random window of this many residues; None: whole chains.
@@ -96,8 +96,11 @@ class CorpusDataModule(lightning.LightningDataModule):
         self.min_length, self.max_length, self.origins = min_length, max_length, list(origins)
         self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
 
-    def prepare_data(self) -> None:
-        """Makes the corpus of `input`, with the settings that pipelines/prepare_data.py has by default."""
+    def make_corpus(self) -> None:
+        """Makes the corpus of `input`, with the settings that pipelines/prepare_data.py has by default.
+
+        Not Lightning's `prepare_data`, which would do it again for training and for validation.
+        """
         if self.input is not None:
             prepare([Path(self.input)], Path(self.path), Settings(), os.cpu_count() or 1)
 

@@ -212,14 +212,15 @@ def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor
     for split, data in files.items():
         write_whole(output / f"{split}.safetensors", data)
     train = splits["train"]
+    bands = _bands(train)
     statistics = latent_statistics(train["positions"], train["features"])
     info = {
         "format": FORMAT,
         **source,
         "splits": {split: len(columns["num_residues"]) for split, columns in splits.items()},
         "statistics": {name: value.tolist() for name, value in statistics.items()},
-        "bands": _bands(train),
-        "typical": _typical(train, _bands(train)),
+        "bands": bands,
+        "typical": _typical(train, bands),
         "lengths": [int(train["num_residues"].min()), int(train["num_residues"].max())],
         "sha256": {split: hashlib.sha256(data).hexdigest() for split, data in files.items()},
     }
@@ -254,21 +255,25 @@ def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpu
     }
 
 
-def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
-    """10, 50 and 90 % quantiles of helix and strand content and of the radius of gyration over N^0.38 (Å)."""
-    levels = torch.tensor([0.1, 0.5, 0.9])
+def _contents(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of each chain: helix and strand content, and the radius of gyration over N^0.38 (Å)."""
     helix, strand = columns["content"].unbind(-1)
     compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
-    values = {"helix": helix, "strand": strand, "compactness": compactness}
-    return {name: value.quantile(levels).tolist() for name, value in values.items()}
+    return {"helix": helix, "strand": strand, "compactness": compactness}
+
+
+def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
+    """10, 50 and 90 % quantiles of `_contents`."""
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    return {name: value.quantile(levels).tolist() for name, value in _contents(columns).items()}
 
 
 def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float | int]]:
     """Residues, helix and strand content of up to 512 chains, one a cluster, that are within all bands."""
     chains = torch.cat([columns["num_residues"][:, None].double(), columns["content"].double()], dim=-1)
-    compactness = columns["radius_of_gyration"] / columns["num_residues"] ** COMPACT_EXPONENT
-    values = torch.cat([columns["content"], compactness[:, None]], dim=-1)
-    low, _, high = torch.tensor([bands[name] for name in ("helix", "strand", "compactness")]).T
+    contents = _contents(columns)
+    values = torch.stack(list(contents.values()), dim=-1)
+    low, _, high = torch.tensor([bands[name] for name in contents]).T
     inside = ((values >= low) & (values <= high)).all(-1).nonzero()[:, 0].numpy()
     generator = np.random.default_rng(0)
     chosen = inside[one_per_cluster(columns["cluster30"].numpy()[inside], generator)][:MOST_TYPICAL]
