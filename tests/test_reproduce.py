@@ -2,12 +2,11 @@
 
 import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from inprocess import run_pipeline
 
 from ophio.cli import main as ophio
 from ophio.config import CONFIG_DIR, check
@@ -18,15 +17,7 @@ TABLES = MODULE["TABLES"]
 
 
 def run(*options: str) -> int:
-    argv, sys.argv = sys.argv, ["reproduce.py", *options]
-    try:
-        MODULE["main"]()
-        return 0
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = argv
-        GlobalHydra.instance().clear()
+    return run_pipeline(MODULE["main"], "reproduce", *options)
 
 
 @pytest.mark.parametrize("table", TABLES)

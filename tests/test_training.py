@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
+from inprocess import run_pipeline
 from safetensors.torch import load_file
 
 from ophio import pretrained
@@ -89,16 +89,7 @@ def train(corpus: Path, output: Path, *options: str) -> int:
 
 
 def run_here(*options: str) -> int:
-    argv = sys.argv
-    sys.argv = [str(SCRIPT), *options]
-    try:
-        MAIN()
-        return 0
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = argv
-        GlobalHydra.instance().clear()
+    return run_pipeline(MAIN, SCRIPT.stem, *options)
 
 
 def start(corpus: Path, output: Path, *options: str) -> subprocess.Popen:

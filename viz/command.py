@@ -20,6 +20,10 @@ def options_of(script: str, out: str) -> argparse.ArgumentParser:
     return parser
 
 
+def viewer_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--viewer-js", metavar="PATH|URL", help="3Dmol.js that the page uses (default: $OPHIO_3DMOL)")
+
+
 def run(make: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Exit status 2 and one line for bad input."""
     options = parser.parse_args()

@@ -8,7 +8,7 @@ Reads structure files, folders of them, or corpora (their test split); writes on
 import argparse
 from pathlib import Path
 
-from command import all_chains, options_of, run
+from command import all_chains, options_of, run, viewer_option
 
 from ophio.files import write_whole
 from ophio.metrics.secondary_structure import helix_strand_content
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     parser = options_of(__doc__, "HTML page")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="structure files, folders, corpora")
     parser.add_argument("--title", help="of the page")
-    parser.add_argument("--viewer-js", metavar="PATH|URL", help="3Dmol.js that the page uses (default: $OPHIO_3DMOL)")
+    viewer_option(parser)
     run(main, parser)

@@ -8,7 +8,7 @@ Reads two structure files; where their residues differ, they are cut to what bot
 import argparse
 from pathlib import Path
 
-from command import options_of, run
+from command import options_of, run, viewer_option
 
 from ophio.evaluation.structures import read_chain
 from ophio.files import write_whole
@@ -30,5 +30,5 @@ if __name__ == "__main__":
     parser = options_of(__doc__, "HTML page")
     parser.add_argument("structure", type=Path, metavar="STRUCTURE", help="shown in colour")
     parser.add_argument("original", type=Path, metavar="ORIGINAL", help="shown in grey, superposed")
-    parser.add_argument("--viewer-js", metavar="PATH|URL", help="3Dmol.js that the page uses (default: $OPHIO_3DMOL)")
+    viewer_option(parser)
     run(main, parser)

@@ -11,7 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-from command import options_of, run
+from command import options_of, run, viewer_option
 
 from ophio.errors import UserError
 from ophio.files import write_whole
@@ -48,5 +48,5 @@ def read_report(path: Path, frames: int) -> dict | None:
 if __name__ == "__main__":
     parser = options_of(__doc__, "HTML page")
     parser.add_argument("path", type=Path, metavar="PATH", help="structure file of several models")
-    parser.add_argument("--viewer-js", metavar="PATH|URL", help="3Dmol.js that the page uses (default: $OPHIO_3DMOL)")
+    viewer_option(parser)
     run(main, parser)
