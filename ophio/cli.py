@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ophio import __version__
 from ophio.errors import UserError, of_system
+from ophio.memory import keep_freed_memory
 
 
 Command = Callable[[argparse.Namespace], int]
@@ -17,6 +18,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit status: 0 all done, 2 bad input (said in one line), 130 interrupted."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: _complain(message)
         try:
@@ -110,7 +112,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     add("--seed", 0, "of the random numbers; the same seed gives the same samples (default: 0)", type=int)
     add("--steps", None, "of the sampler (default: what the model was released with)", type=int, metavar="N")
-    add("--sampler", None, "algorithm (default: likewise)", choices=["heun", "ddim", "ddpm", "euler_flow"])
+    add("--sampler", None, "algorithm (default: likewise)", choices=["ddpm", "dpm_solver", "heun", "ddim", "euler_flow"])
     add("--noise-scale", None, "below 1: better and less diverse samples (default: likewise)", type=float, metavar="X")
     add("--helix", float("nan"), "fraction of helix to aim at, 0-1 (default: any)", type=float, metavar="X")
     add("--strand", float("nan"), "fraction of strand to aim at, 0-1 (default: any)", type=float, metavar="X")

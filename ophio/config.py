@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ophio.errors import UserError, of_system
+from ophio.memory import keep_freed_memory
 
 _INSTALLED = Path(__file__).parent / "configs"
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -52,6 +53,7 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
 
         @functools.wraps(run)
         def main() -> None:
+            keep_freed_memory()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition come here, not into Hydra's report
             try:
                 compose()

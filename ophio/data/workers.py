@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from ophio.errors import UserError
+from ophio.memory import keep_freed_memory
 
 START_METHOD = "spawn"  # forking a process in which torch or Arrow have started threads may deadlock
 
@@ -82,6 +83,7 @@ def _check_that_workers_start() -> None:
 def _start_worker() -> None:
     """One thread per worker, no warnings. On Ctrl-C a worker ends its job; if its parent was killed, it ends itself."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
