@@ -44,6 +44,7 @@ PUSHING = 0.55  # share of the sweeps in which clashing atoms are pushed well ap
 PUSH, HOLD = 0.2, 0.02  # weight of a contact against a bond, in either phase
 CONTACT_SWEEPS = 20  # between looking for close atoms
 CONTACT_REACH = 0.8  # Å beyond the limit: what may come too close before the next look
+SKIN = 2.0  # Å beyond that: pairs that are remembered from one look to the next
 
 BOND_TOLERANCE = 0.01  # Å
 ANGLE_TOLERANCE = 2.0  # degrees
@@ -201,11 +202,11 @@ def _relax(
     )
     uses = sum(ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes))
     share = RELAXATION / uses.clamp(min=1).to(x.dtype)[:, None]
-    step = torch.zeros_like(x)
+    step, neighbours = torch.zeros_like(x), _Neighbours(present, residue_type)
     for sweep in range(sweeps):
         push = sweep < PUSHING * sweeps
         if sweep % CONTACT_SWEEPS == 0 or sweep == math.ceil(PUSHING * sweeps):
-            contacts = _contacts(x, present, residue_type, PUSH_MARGIN if push else CLASH_MARGIN)
+            contacts = neighbours.contacts(x, PUSH_MARGIN if push else CLASH_MARGIN)
         pushes = (PUSH if push else HOLD) * _distance_moves(x, contacts)
         moves = _distance_moves(x, geometry) + _volume_moves(x, volumes) + pushes
         step = share * moves + MOMENTUM * step
@@ -234,25 +235,45 @@ def _volume_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tensor,
     return torch.zeros_like(x).index_add_(0, ranges.by_place, move.flatten(0, 1))
 
 
-def _contacts(
-    x: Float[Tensor, "atoms 3"], present: Bool[Tensor, "atoms"], residue_type: Int[Tensor, "chains L"], margin: float
-) -> _Ranges:
-    """Pairs of atoms of one chain that may clash, from 0.8 of the sum of their radii on; those that do, a margin farther."""
-    atoms_per_chain = residue_type.shape[1] * NUM_SLOTS
-    reach = 2 * OVERLAP * max(VDW_RADIUS.values()) + CONTACT_REACH
-    pairs = []
-    for start in range(0, len(x), atoms_per_chain):
-        atoms = start + present[start : start + atoms_per_chain].nonzero()[:, 0]
-        i, j = close_pairs(x[atoms], reach)
-        pairs.append(torch.stack([atoms[i], atoms[j]], -1)[i < j])
-    pairs = torch.cat(pairs)
-    residue, slot = pairs // NUM_SLOTS, pairs % NUM_SLOTS
-    kind = residue_type.flatten()[residue]
-    pairs, radius = (t[~_may_touch(residue, slot, kind)] for t in (pairs, vdw_radii().to(x)[kind, slot]))
-    limit = OVERLAP * radius.sum(-1)
-    clashing = safe_norm(x[pairs[:, 0]] - x[pairs[:, 1]]) < limit
-    low = limit + torch.where(clashing, margin, CLASH_MARGIN)
-    return _Ranges(pairs, low, torch.full_like(low, math.inf))
+class _Neighbours:
+    """Pairs of atoms of one chain that may clash, remembered until one of its atoms has gone half of `SKIN` (Verlet 1967)."""
+
+    def __init__(self, present: Bool[Tensor, "atoms"], residue_type: Int[Tensor, "chains L"]):
+        self.kind, self.chains = residue_type.flatten(), len(residue_type)
+        self.atoms = [part.nonzero()[:, 0] + k * len(part) for k, part in enumerate(present.chunk(self.chains))]
+        self.pairs: list[Int[Tensor, "k 2"] | None] = [None] * self.chains
+        self.limits: list[Float[Tensor, "k"] | None] = [None] * self.chains
+        self.seen: Float[Tensor, "atoms 3"] | None = None
+
+    def contacts(self, x: Float[Tensor, "atoms 3"], margin: float) -> _Ranges:
+        """Pairs up to `CONTACT_REACH` beyond 0.8 of the sum of their radii, from there on; those closer, a margin farther."""
+        self._look(x)
+        pairs, limit = torch.cat(self.pairs), torch.cat(self.limits)
+        distance = safe_norm(x[pairs[:, 0]] - x[pairs[:, 1]])
+        near = distance < limit + CONTACT_REACH
+        pairs, limit, distance = pairs[near], limit[near], distance[near]
+        low = limit + torch.where(distance < limit, margin, CLASH_MARGIN)
+        return _Ranges(pairs, low, torch.full_like(low, math.inf))
+
+    def _look(self, x: Float[Tensor, "atoms 3"]) -> None:
+        """Brings the pairs of chains up to date that have moved far."""
+        if self.seen is None:
+            self.seen, moved = x.clone(), [True] * self.chains
+        else:
+            moved = (safe_norm(x - self.seen).view(self.chains, -1).amax(-1) > 0.5 * SKIN).tolist()
+        for k in (k for k, far in enumerate(moved) if far):
+            self.pairs[k], self.limits[k] = self._pairs(x, self.atoms[k])
+            self.seen[self.atoms[k]] = x[self.atoms[k]]
+
+    def _pairs(
+        self, x: Float[Tensor, "atoms 3"], atoms: Int[Tensor, "n"]
+    ) -> tuple[Int[Tensor, "k 2"], Float[Tensor, "k"]]:
+        i, j = close_pairs(x[atoms], 2 * OVERLAP * max(VDW_RADIUS.values()) + CONTACT_REACH + SKIN)
+        pairs = torch.stack([atoms[i], atoms[j]], -1)
+        residue, slot = pairs // NUM_SLOTS, pairs % NUM_SLOTS
+        kind = self.kind[residue]
+        apart = ~_may_touch(residue, slot, kind)
+        return pairs[apart], OVERLAP * vdw_radii().to(x)[kind[apart], slot[apart]].sum(-1)
 
 
 def _may_touch(residue: Int[Tensor, "k 2"], slot: Int[Tensor, "k 2"], kind: Int[Tensor, "k 2"]) -> Bool[Tensor, "k"]:

@@ -7,7 +7,7 @@ that nature rarely undercuts, while distances of up to four steps along the chai
 
 import torch
 from einops import reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ophio.constants import CB
@@ -20,6 +20,7 @@ CA_CA, CA_SIDE, SIDE_SIDE = (3.55, 4.0), (3.45, 3.8), (2.75, 3.5)
 FARTHEST_STEP = 4  # residues along the chain whose distance is kept
 LINK, LONGEST_LINK = 3.95, 5.0  # Å between consecutive CA at most, and from which on they do not belong together
 RELAXATION, MOMENTUM = 0.15, 0.8
+LOOK = 4  # sweeps between looking for overlaps
 
 
 def separate_residues(
@@ -42,13 +43,14 @@ def separate_residues(
         x, step = start, torch.zeros_like(start)
         shape = [_kept_distances(start, present, hops) for hops in range(1, FARTHEST_STEP + 1)]
         shape[0] = _links(*shape[0], linked)
-        node = torch.arange(start.shape[-2], device=start.device)
-        apart = (node[:, None] - node).abs() > 2
-        pairs = apart & present[..., :, None] & present[..., None, :]
-        struck = [torch.zeros_like(pairs) for _ in range(4)]
-        for _ in range(sweeps):
-            moves = _chain_moves(x, shape) + _push(x, x + side, pairs, struck)
-            step = RELAXATION * moves + MOMENTUM * step
+        apart, overlap, least = _limits(present)
+        struck = torch.zeros_like(apart)
+        for sweep in range(sweeps):
+            beads = torch.cat([x, x + side], dim=-2)
+            if sweep % LOOK == 0:
+                struck |= apart & (torch.cdist(beads, beads) < overlap)
+                pairs = struck.nonzero()  # few
+            step = RELAXATION * (_chain_moves(x, shape) + _push(beads, pairs, least)) + MOMENTUM * step
             x = x + step
     return protein.replace(positions=protein.positions + (x - start)[..., None, :] * protein.atom_mask[..., None])
 
@@ -87,23 +89,25 @@ def _chain_moves(
     return moves
 
 
-def _push(
-    ca: Float[Tensor, "*batch L 3"],
-    side: Float[Tensor, "*batch L 3"],
-    pairs: Bool[Tensor, "*batch L L"],
-    struck: list[Bool[Tensor, "*batch L L"]],
-) -> Float[Tensor, "*batch L 3"]:
-    """Half of what two residues lack, each: of their CA, of either's CA and the other's side chain, of the side chains.
+def _limits(
+    present: Bool[Tensor, "*batch L"],
+) -> tuple[Bool[Tensor, "*batch beads beads"], Float[Tensor, "beads beads"], Float[Tensor, "beads beads"]]:
+    """Of the CA of all residues, then the centres of their side chains: those three or more residues apart, the distance
+    at which they overlap, and the one they are moved to."""
+    node = torch.arange(present.shape[-1], device=present.device)
+    apart = ((node[:, None] - node).abs() > 2) & present[..., :, None] & present[..., None, :]
+    kinds = torch.tensor([[CA_CA, CA_SIDE], [CA_SIDE, SIDE_SIDE]], device=present.device)
+    overlap, least = kinds.repeat_interleave(len(node), 0).repeat_interleave(len(node), 1).unbind(-1)
+    return torch.cat([torch.cat([apart, apart], -1)] * 2, -2), overlap, least
 
-    `struck`: pairs that have overlapped so far, kept up to date.
-    """
-    moves = torch.zeros_like(ca)
-    kinds = ((ca, ca, CA_CA), (ca, side, CA_SIDE), (side, ca, CA_SIDE), (side, side, SIDE_SIDE))
-    for known, (one, other, (overlap, least)) in zip(struck, kinds, strict=True):
-        known |= pairs & (torch.cdist(one, other) < overlap)
-        index = known.nonzero()  # few
-        i, j = (*index.T[:-1],), (*index.T[:-2], index.T[-1])
-        vector = other[j] - one[i]
-        length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).clamp(min=0.3)
-        moves.index_put_(i, 0.5 * (length - least).clamp(max=0) / length * vector, accumulate=True)
-    return moves
+
+def _push(
+    beads: Float[Tensor, "*batch beads 3"], pairs: Int[Tensor, "k _"], least: Float[Tensor, "beads beads"]
+) -> Float[Tensor, "*batch L 3"]:
+    """Half of what the beads of two residues lack, each."""
+    size = beads.shape[-2] // 2
+    *batch, i, j = pairs.unbind(-1)
+    vector = beads[(*batch, j)] - beads[(*batch, i)]
+    length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).clamp(min=0.3)
+    half = 0.5 * (length - least[i, j, None]).clamp(max=0) / length * vector
+    return torch.zeros_like(beads[..., :size, :]).index_put((*batch, i % size), half, accumulate=True)

@@ -8,7 +8,7 @@ import torch
 from ophio.cloud import Cloud
 from ophio.diffusion import DDPM, EDM, Conditions, Denoiser, Flow, LatentDiffusion, Process
 from ophio.diffusion.process import centred_noise
-from ophio.diffusion.samplers import SAMPLERS, ddim, ddpm, euler_flow, heun
+from ophio.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver, euler_flow, heun
 from ophio.diffusion.standardize import Standardizer, latent_statistics
 from ophio.geometry import random_rotation
 from ophio.irreps import expand_degrees, split
@@ -146,6 +146,7 @@ def exact(x, sigma):
     ("sampler", "steps", "options"),
     [
         (ddpm, 300, {}),
+        (dpm_solver, 200, {}),
         (ddim, 100, {}),
         (ddim, 300, {"eta": 1.0}),
         (heun, 40, {}),

@@ -14,6 +14,7 @@ import torch
 from ophio.autoencoder import Autoencoder
 from ophio.cli import main
 from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
+from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
@@ -109,7 +110,7 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_companions(pair):
     assert (alone.protein.ca - other.protein.ca).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun", "euler_flow"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_is_reproducible(pair, sampler):
     settings = SamplerSettings(sampler=sampler, steps=4, noise_scale=0.9)
     one, two = (generate(*pair, [24], [5], settings)[0].protein for _ in range(2))
