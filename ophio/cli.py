@@ -204,7 +204,7 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
     add("inputs", many, nargs="+", type=Path, metavar="IN")
     add("--out", "the path: .pdb, .cif or .bcif, also .gz", type=Path, required=True, metavar="FILE")
     add("--num", "frames from one structure to the next, both included (default: 25)", type=int, default=25, metavar="N")
-    ways = ["linear", "spherical", "rigid", "geodesic"]
+    ways = ["blend", "rigid", "linear", "spherical", "geodesic"]
     add("--method", "way through the latent space (default: the one that measured best)", choices=ways)
     add("--pin-ends", "start and end exactly on the structures given; measured so, too", action="store_true")
     add("--no-finish", "leave frames as decoded: bonds, angles and clashes are not corrected", action="store_true")

@@ -35,11 +35,11 @@ from ophio.protein import Protein, stack
 from ophio.residue import atom_exists
 
 MODEL = "mini_latent"  # released autoencoder that paths are made with unless another is named
-METHOD = "rigid"
+METHOD = "blend"
 CONTACT = 15.0  # Å: about the distance of neighbouring latent nodes
 CHAIN_WEIGHT = 0.3  # least weight of the distance of nodes that follow each other
 RESIDUES_AT_ONCE = 4096  # decoded, or idealized, in one batch
-FINISH_ROUNDS = 6
+FINISH_ROUNDS = 10
 GEODESIC_STEPS, GEODESIC_RATE = 20, 0.02
 
 LatentPath = Callable[[Cloud, Cloud, Float[Tensor, "T"]], Cloud]
@@ -156,6 +156,12 @@ def rigid(a: Cloud, b: Cloud, times: Float[Tensor, "T"]) -> Cloud:
     centre = _line(*(_mean(c.positions, c.mask) for c in (a, b)), times)[:, None]
     positions = _fitted(0.5 * (seen - seen.transpose(1, 2)), weight, a.mask) + centre
     return Cloud(positions, features, _masks(a, times))
+
+
+def blend(a: Cloud, b: Cloud, times: Float[Tensor, "T"]) -> Cloud:
+    """Half-way between `rigid` and `linear`: domains turn, and what lies between them gives."""
+    stiff, straight = rigid(a, b, times), linear(a, b, times)
+    return (stiff + straight) * 0.5
 
 
 def node_rotations(a: Cloud, b: Cloud) -> Float[Tensor, "n 3 3"]:
@@ -385,5 +391,5 @@ def torsion_path(a: Protein, b: Protein, num: int) -> list[Protein]:
     return frames
 
 
-PATHS: dict[str, LatentPath] = {"linear": linear, "spherical": spherical, "rigid": rigid}
+PATHS: dict[str, LatentPath] = {"linear": linear, "spherical": spherical, "rigid": rigid, "blend": blend}
 METHODS = (*PATHS, "geodesic")

@@ -29,6 +29,7 @@ from ophio.interpolation import (
     interpolate,
     linear,
     path_through,
+    blend,
     rigid,
     rotation_powers,
     spherical,
@@ -86,7 +87,7 @@ def test_a_path_joins_its_ends(path):
         assert torch.allclose(way.features[found][real], expected.features[real], atol=1e-9)
     assert torch.equal(way.mask, a.mask.expand(5, -1))
     middle = way.positions[2] - 0.5 * (a.positions + b.positions)
-    assert (middle[a.mask].abs().max() < 1e-9) == (path is not rigid)
+    assert (middle[a.mask].abs().max() < 1e-9) == (path not in (rigid, blend))
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -115,6 +116,18 @@ def test_a_path_of_a_rigid_body_is_a_rotation():
     assert torch.allclose(way.features[0], expected.features, atol=1e-8)
     shrunk = torch.pdist(linear(a, b, times).positions[0]).mean() / torch.pdist(a.positions).mean()
     assert shrunk < 0.9
+
+
+def test_a_blend_is_half_way_between_rigid_and_linear():
+    (a, b), times = clouds(), torch.tensor([0.3], dtype=torch.float64)
+    way, expected = (
+        blend(a, b, times),
+        [
+            0.5 * (getattr(rigid(a, b, times), name) + getattr(linear(a, b, times), name))
+            for name in ("positions", "features")
+        ],
+    )
+    assert torch.allclose(way.positions, expected[0]) and torch.allclose(way.features, expected[1])
 
 
 def test_spherical_paths_keep_the_norms():
@@ -302,7 +315,9 @@ def test_report_of_the_cartesian_line():
     assert [row["frame"] for row in rows] == list(range(1, 8)) and rows[0]["step"] == 0
     assert rows[0]["rmsd_from"] < 1e-3 and rows[-1]["rmsd_to"] < 1e-3
     assert rows[0]["rmsd_to"] == pytest.approx(direct, abs=1e-3) == path["direct"]
-    assert rows[0]["tm_to"] == pytest.approx(float(similarity(a.positions, b.positions, a.atom_mask).tm_score), abs=0.01)
+    assert rows[0]["tm_to"] == pytest.approx(
+        float(similarity(a.positions, b.positions, a.atom_mask).tm_score), abs=0.01
+    )
     assert path["monotonicity"] == 1 and 1 <= path["detour"] < 1.05 and path["end_rmsd"] < 1e-3
     assert sum(row["step"] for row in rows) == pytest.approx(path["arc_length"], abs=1e-3)
     assert path["middle"]["bond_outliers"] > 0.1 and path["ends"]["bond_outliers"] == 0
