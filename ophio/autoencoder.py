@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
         self.noise, self.position_noise = noise, position_noise
         self.norm = EquivariantNorm(lmax, channels)
         self.linear = Linear([channels] * (lmax + 1), latent_channels, out_lmax=latent_lmax)
-        self.unit = EquivariantNorm(latent_lmax, latent_channels, affine=False) if not variational else None
+        self.unit = nn.Identity() if variational else EquivariantNorm(latent_lmax, latent_channels, affine=False)
         self.log_variance = nn.Linear(channels, (latent_lmax + 1) * latent_channels) if variational else None
 
     def forward(self, cloud: Cloud) -> tuple[Cloud, Float[Tensor, "batch"]]:

@@ -46,6 +46,10 @@ class BackboneGeometry(nn.Module):
         limit_tau: keep N-CA-C, which proteins do vary, within `TAU_RANGE`.
     """
 
+    incidence: Tensor
+    ideal: Tensor
+    across: Tensor
+
     def __init__(self, sweeps: int = 10, relaxation: float = 0.5, limit_tau: bool = False):
         super().__init__()
         self.sweeps, self.relaxation, self.limit_tau = sweeps, relaxation, limit_tau

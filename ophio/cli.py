@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _complain(message)
+        # made to be replaced, which ty does not know
+        warnings.showwarning = lambda message, *_, **__: _complain(message)  # ty: ignore[invalid-assignment]
         try:
             return options.run(options)
         except UserError as error:

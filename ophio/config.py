@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.errors import HydraException
@@ -43,7 +43,7 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
         def compose(config: DictConfig) -> None:
             try:
                 check(config, run)
-                run(**{key: config[key] for key in config})
+                run(**{str(key): config[key] for key in config})
             except (UserError, OmegaConfBaseException, HydraException) as error:
                 _fail(error, 2)
             except OSError as error:
@@ -72,8 +72,12 @@ def _fail(message: Exception | str, status: int) -> None:
 
 def check(config: DictConfig, run: Callable[..., Any]) -> None:
     """Raises UserError at the first key that its receiver does not know, does not get, or cannot use."""
-    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    _check_call(resolved, run, "")
+    _check_call(plain(config), run, "")
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """All options in plain containers, references to others filled in. Raises MissingMandatoryValue at a missing one."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def _check_call(arguments: Mapping[str, Any], function: Callable[..., Any], path: str) -> None:

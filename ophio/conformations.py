@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def pair_row(journey: Journey, latent: dict) -> dict:
     those of the Cartesian line; no frame has a chain break; the middle has at most 1.5 times the clashes of the ends.
     """
     group, ends, line = journey.group, journey.ends, journey.reports[CARTESIAN]
-    row = {"group": group.number, "from": ends[0].name, "to": ends[1].name, "residues": ends[0].num_residues}
+    row: dict[str, Any] = {"group": group.number, "from": ends[0].name, "to": ends[1].name, "residues": ends[0].num_residues}
     row |= {"core_rmsd": group.core, "ca_rmsd": float(group.distance.max())}
     row |= {key: latent[key] for key in ("end_rmsd", "arc_length", "monotonicity")}
     for name in (*OUTLIERS, "omega_outliers", "rama_outliers", "clashes"):
@@ -137,8 +138,8 @@ def latent_distance(a: Protein, b: Protein, model: Autoencoder) -> float:
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's, for values without ties."""
-    ranks = (np.argsort(np.argsort(values)) for values in (x, y))
-    return float(np.corrcoef(*ranks)[0, 1])
+    rank_x, rank_y = (np.argsort(np.argsort(values)) for values in (x, y))
+    return float(np.corrcoef(rank_x, rank_y)[0, 1])
 
 
 def pair_summary(rows: Sequence[dict]) -> dict:

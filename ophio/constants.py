@@ -11,31 +11,29 @@ UNKNOWN = 20  # residue type of a padded or masked residue
 NUM_SLOTS = 14
 N, CA, C, O, CB = range(5)
 
-ATOM14: dict[str, list[str]] = {
-    name: atoms.split()
-    for name, atoms in {
-        "ALA": "N CA C O CB",
-        "CYS": "N CA C O CB SG",
-        "ASP": "N CA C O CB CG OD1 OD2",
-        "GLU": "N CA C O CB CG CD OE1 OE2",
-        "PHE": "N CA C O CB CG CD1 CD2 CE1 CE2 CZ",
-        "GLY": "N CA C O",
-        "HIS": "N CA C O CB CG ND1 CD2 CE1 NE2",
-        "ILE": "N CA C O CB CG1 CG2 CD1",
-        "LYS": "N CA C O CB CG CD CE NZ",
-        "LEU": "N CA C O CB CG CD1 CD2",
-        "MET": "N CA C O CB CG SD CE",
-        "ASN": "N CA C O CB CG OD1 ND2",
-        "PRO": "N CA C O CB CG CD",
-        "GLN": "N CA C O CB CG CD OE1 NE2",
-        "ARG": "N CA C O CB CG CD NE CZ NH1 NH2",
-        "SER": "N CA C O CB OG",
-        "THR": "N CA C O CB OG1 CG2",
-        "VAL": "N CA C O CB CG1 CG2",
-        "TRP": "N CA C O CB CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2",
-        "TYR": "N CA C O CB CG CD1 CD2 CE1 CE2 CZ OH",
-    }.items()
+_ATOMS: dict[str, str] = {
+    "ALA": "N CA C O CB",
+    "CYS": "N CA C O CB SG",
+    "ASP": "N CA C O CB CG OD1 OD2",
+    "GLU": "N CA C O CB CG CD OE1 OE2",
+    "PHE": "N CA C O CB CG CD1 CD2 CE1 CE2 CZ",
+    "GLY": "N CA C O",
+    "HIS": "N CA C O CB CG ND1 CD2 CE1 NE2",
+    "ILE": "N CA C O CB CG1 CG2 CD1",
+    "LYS": "N CA C O CB CG CD CE NZ",
+    "LEU": "N CA C O CB CG CD1 CD2",
+    "MET": "N CA C O CB CG SD CE",
+    "ASN": "N CA C O CB CG OD1 ND2",
+    "PRO": "N CA C O CB CG CD",
+    "GLN": "N CA C O CB CG CD OE1 NE2",
+    "ARG": "N CA C O CB CG CD NE CZ NH1 NH2",
+    "SER": "N CA C O CB OG",
+    "THR": "N CA C O CB OG1 CG2",
+    "VAL": "N CA C O CB CG1 CG2",
+    "TRP": "N CA C O CB CG CD1 CD2 NE1 CE2 CE3 CZ2 CZ3 CH2",
+    "TYR": "N CA C O CB CG CD1 CD2 CE1 CE2 CZ OH",
 }
+ATOM14: dict[str, list[str]] = {name: atoms.split() for name, atoms in _ATOMS.items()}
 RESIDUE_NAMES = list(ATOM14)
 """Three-letter names in the order of RESIDUE_LETTERS."""
 
@@ -70,7 +68,7 @@ _SIDE_CHAIN_BONDS = {
 def _bonds(name: str) -> list[tuple[int, int]]:
     slots = {atom: slot for slot, atom in enumerate(ATOM14[name])}
     pairs = f"{_BACKBONE_BONDS} {_SIDE_CHAIN_BONDS[name]}".split()
-    return [tuple(slots[atom] for atom in pair.split("-")) for pair in pairs]
+    return [(slots[start], slots[end]) for start, end in (pair.split("-") for pair in pairs)]
 
 
 def _angles(bonds: list[tuple[int, int]]) -> list[tuple[int, int, int]]:

@@ -4,7 +4,7 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, StringIO
@@ -365,7 +365,7 @@ def _atoms(path: Path, model: _Model) -> AtomArray:
 
 
 @contextmanager
-def _parsing(path: Path) -> Iterator[None]:
+def _parsing(path: Path) -> Generator[None, None, None]:
     """Parsers meet malformed files with exceptions of any kind: they all become one line for the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of guessed elements and absent optional columns: neither matters here
@@ -378,7 +378,7 @@ def _parsing(path: Path) -> Iterator[None]:
             raise UserError(f"{path}: damaged {_format(path)} file ({reason[:200]})") from error
 
 
-def _open(path: Path) -> list[_Model]:
+def _open(path: Path) -> Sequence[_Model]:
     """The models of a file, each by itself: biotite would look through all atoms for every model."""
     kind = _format(path)
     data = _read_bytes(path)

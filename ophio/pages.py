@@ -219,7 +219,7 @@ def _bottom(data: Mapping[str, Any], script: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("ophio").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("ophio").joinpath("assets").joinpath(name).read_text(encoding="utf-8")
 
 
 # Colours

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def path_numbers(
 
 def closest_approach(
     frames: Sequence[Protein], first: Protein, reference: Protein
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """The frame nearest to a reference structure, and its CA RMSD (Å) over the residues that both have.
 
     `first` is the structure that named the frames' residues. Raises UserError where the sequences differ too much.

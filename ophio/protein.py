@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -130,7 +131,8 @@ def stack(proteins: Sequence[Protein], num_residues: int | None = None) -> Prote
     longest = num_residues or max(protein.num_residues for protein in proteins)
     padded = [protein.pad(longest) for protein in proteins]
     tensors = [f.name for f in fields(Protein) if f.name not in ("chain_id", "name")]
-    return Protein(**{name: torch.stack([getattr(p, name) for p in padded]) for name in tensors}, name="batch")
+    stacked: dict[str, Any] = {name: torch.stack([getattr(p, name) for p in padded]) for name in tensors}
+    return Protein(**stacked, name="batch")
 
 
 def empty(num_residues: int) -> Protein:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def overlay_of(result: Reconstruction, name: str) -> Entry:
 
 def evaluate(
     model: Autoencoder, corpora: Sequence[Corpus], crop_length: int | None, batch_size: int = 16, limit: int | None = None
-) -> list[dict[str, float | str]]:
+) -> list[dict[str, Any]]:
     """Reports of every chain, or of `limit` chains of all lengths; progress on stderr.
 
     With `crop_length`, of all consecutive windows of that many residues of each chain, as a model that was made for such
@@ -106,10 +107,10 @@ def evaluate(
     return [{"name": result.true.name, **{key: result.report[key] for key in COLUMNS}} for result in progress]
 
 
-def table_row(reports: list[dict[str, float | str]]) -> dict[str, float | str]:
+def table_row(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of a table: what was stored per residue, and what came back. Outliers are means of fractions of a chain."""
     summary = summarise(reports)
-    row = {"chains": len(reports)}
+    row: dict[str, Any] = {"chains": len(reports)}
     for name in ("residues", "nodes", "numbers_per_residue"):
         row[name] = summary[name]["mean"]
     row["length_factor"] = sum(r["residues"] for r in reports) / sum(r["nodes"] for r in reports)
@@ -129,7 +130,7 @@ def bootstrap_interval(values: np.ndarray, statistic=np.mean, draws: int = 1000,
     return float(low), float(high)
 
 
-def summarise(reports: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+def summarise(reports: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Mean, median and 95 % interval of the mean of every column, chains without a value left out."""
     summary = {}
     for name in COLUMNS:

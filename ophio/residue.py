@@ -39,6 +39,9 @@ def pair_tables() -> tuple[Int[Tensor, "21 2 2"], Bool[Tensor, "21 2"]]:
 class PairTables(nn.Module):
     """The pair tables as buffers, looked up by residue type."""
 
+    slots: Tensor
+    exists: Tensor
+
     def __init__(self):
         super().__init__()
         slots, exists = pair_tables()

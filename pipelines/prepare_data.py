@@ -8,6 +8,7 @@ chain that was left out. Options: configs/prepare_data.yaml.
 
 import os
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -26,9 +27,9 @@ def main(
     folder: DictConfig,
 ) -> None:
     chosen = {"filters": filters, "folder": folder, "crop_length": crop_length}
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), chosen))
+    settings = cast(Settings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), chosen)))
     inputs = [Path(str(path)) for path in ([input] if isinstance(input, str) else input)]
-    workers = os.cpu_count() if num_workers is None else num_workers
+    workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     info = prepare(inputs, Path(output), settings, workers, overwrite)
     print(f"{output}: {info['entries']:,} entries, {info['residues']:,} residues: {info['splits']}")
     print(f"rejected: {sum(info['rejected'].values()):,} {info['rejected']}, listed in {output}/rejected.csv")

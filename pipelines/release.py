@@ -59,7 +59,7 @@ def main(
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
 
 
-def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float]:
+def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float | str]:
     if corpus is None:
         raise UserError("corpus=null: the card of an autoencoder needs a corpus with a test split")
     test = Corpus(corpus, "test", chains.get("min_length") or 1, chains.get("max_length"))

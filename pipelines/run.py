@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ophio.chain import Stage, run_stage
-from ophio.config import CONFIG_DIR, check, pipeline
+from ophio.config import CONFIG_DIR, check, pipeline, plain
 from ophio.errors import UserError
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def main(
     evaluate: DictConfig,
 ) -> None:
     chosen = {
-        stage: OmegaConf.to_container(options, resolve=True) for stage, options in locals().items() if stage in LINKS
+        stage: plain(options) for stage, options in locals().items() if stage in LINKS
     }
     unknown = [stage for stage in stages if stage not in LINKS]
     if unknown:
@@ -121,7 +121,7 @@ def _composed(stage: str, overrides: list[str]) -> dict[str, Any]:
         check(config, runpy.run_path(str(HERE / f"{stage}.py"))["main"].__wrapped__)
     except (UserError, OmegaConfBaseException, HydraException) as error:
         raise UserError(f"{stage}: {error}") from None
-    return OmegaConf.to_container(config, resolve=True)
+    return plain(config)
 
 
 def _split(link: Link, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:

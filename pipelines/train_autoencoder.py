@@ -14,7 +14,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ophio.config import pipeline
+from ophio.config import pipeline, plain
 from ophio.errors import UserError
 from ophio.lightning.autoencoder import AutoencoderModule
 from ophio.lightning.run import fit
@@ -40,7 +40,7 @@ def main(
 ) -> None:
     if model is None:
         model = _architecture(init)
-    config = OmegaConf.to_container(OmegaConf.create(locals()), resolve=True)  # all options, as they were composed
+    config = plain(OmegaConf.create(locals()))  # all options, as they were composed
     lightning.seed_everything(seed, workers=True, verbose=False)
     autoencoder = instantiate(model)
     if init is not None:

@@ -13,7 +13,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ophio.config import pipeline
+from ophio.config import pipeline, plain
 from ophio.data.latents import check_fresh, read_info, statistics_of
 from ophio.latents import encoder_fingerprint
 from ophio.lightning.diffusion import DiffusionModule
@@ -39,7 +39,7 @@ def main(
     forget_content: float,
     sample_lengths: list[int],
 ) -> None:
-    config = OmegaConf.to_container(OmegaConf.create(locals()), resolve=True)  # all options, as they were composed
+    config = plain(OmegaConf.create(locals()))  # all options, as they were composed
     lightning.seed_everything(seed, workers=True, verbose=False)
     decoder, info = load(autoencoder), read_info(data.path)
     check_fresh(data.path, {"autoencoder": encoder_fingerprint(decoder)})

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from command import chains, need_matplotlib, options_of, run
 
+from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.plots import ramachandran
 
 
 def main(options: argparse.Namespace) -> None:
     need_matplotlib()
-    names = {path: path.absolute().name for path in options.inputs}
-    write_whole(options.out, ramachandran({names[path]: chains(path, options.num) for path in options.inputs}))
+    image = ramachandran({path.absolute().name: chains(path, options.num) for path in options.inputs})
+    if image is None:
+        raise UserError(f"{', '.join(map(str, options.inputs))}: no structures to plot")
+    write_whole(options.out, image)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -46,7 +47,7 @@ def read_entry(path: Path, index: int) -> Entry:
     types = torch.from_numpy(arrays["aatype"][residues].astype(np.int64))
     name = str(arrays["ids"][index])
 
-    def value(field: str, default: str | int) -> str | int:
+    def value(field: str, default: str | int) -> Any:
         return arrays[field][index].item() if field in arrays else default
 
     return Entry(

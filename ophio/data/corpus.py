@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +84,7 @@ class Corpus(Dataset):
     def __getitem__(self, index: int) -> Protein:
         return self._shard_of(index).protein(int(self._row[index]))
 
-    def metadata(self, index: int) -> dict[str, str | int]:
+    def metadata(self, index: int) -> dict[str, Any]:
         """id, source, origin, split, clusters, group, kind, ... of one chain."""
         row = int(self._row[index])
         batch = self._shard_of(index).batch

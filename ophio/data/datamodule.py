@@ -25,12 +25,12 @@ class BatchedCorpus(Dataset):
         self.corpus, self.edges, self.crop_length = corpus, bucket_edges, crop_length
         self.lengths = corpus.lengths if crop_length is None else np.minimum(corpus.lengths, crop_length)
 
-    def __getitem__(self, batch: Batch) -> Protein:
-        generator = torch.Generator().manual_seed(batch.seed)
-        longest = self.lengths[batch.indices].max()
+    def __getitem__(self, index: Batch) -> Protein:
+        generator = torch.Generator().manual_seed(index.seed)
+        longest = self.lengths[index.indices].max()
         edge = self.edges[np.searchsorted(self.edges, longest)]
         length = self.crop_length or edge
-        return stack([random_crop(self.corpus[k], length, generator) for k in batch.indices], num_residues=edge)
+        return stack([random_crop(self.corpus[k], length, generator) for k in index.indices], num_residues=edge)
 
 
 class BatchLoader(DataLoader):
@@ -41,10 +41,11 @@ class BatchLoader(DataLoader):
         super().__init__(
             dataset, sampler=sampler, batch_size=None, num_workers=num_workers, persistent_workers=persistent
         )
-        self._position = {"epoch": 0, "batch": 0}
+        self._order, self._position = sampler, {"epoch": 0, "batch": 0}
 
-    def __iter__(self) -> Iterator[Protein]:
-        self._position = {"epoch": self.sampler.epoch, "batch": self.sampler.start_batch}
+    # torch promises an iterator of a class of its own
+    def __iter__(self) -> Iterator[Protein]:  # ty: ignore[incompatible-method-override]
+        self._position = {"epoch": self._order.epoch, "batch": self._order.start_batch}
         for batch in super().__iter__():
             self._position["batch"] += 1
             yield batch
@@ -54,8 +55,8 @@ class BatchLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next iteration goes on after the last batch that was handed out."""
-        self.sampler.set_epoch(state["epoch"])
-        self.sampler.start_batch = state["batch"]
+        self._order.set_epoch(state["epoch"])
+        self._order.start_batch = state["batch"]
         self._position = dict(state)
 
 

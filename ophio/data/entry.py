@@ -69,7 +69,7 @@ def checksum(row: Mapping[str, np.ndarray], columns: Sequence[str] = tuple(RAGGE
     """crc32 over ragged columns of one chain."""
     crc = 0
     for name in columns:
-        crc = zlib.crc32(np.ascontiguousarray(row[name], RAGGED[name].to_pandas_dtype()).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(row[name], RAGGED[name].to_pandas_dtype()).view(np.uint8).data, crc)
     return crc
 
 

@@ -109,9 +109,9 @@ class BatchedLatents(Dataset):
     def __init__(self, corpus: LatentCorpus, edges: Sequence[int]):
         self.corpus, self.edges = corpus, edges
 
-    def __getitem__(self, batch: Batch) -> LatentBatch:
-        longest = self.corpus.num_nodes[batch.indices].max()
-        return self.corpus.batch(batch.indices, self.edges[np.searchsorted(self.edges, longest)])
+    def __getitem__(self, index: Batch) -> LatentBatch:
+        longest = self.corpus.num_nodes[index.indices].max()
+        return self.corpus.batch(index.indices, self.edges[np.searchsorted(self.edges, longest)])
 
 
 class LatentDataModule(lightning.LightningDataModule):

@@ -41,7 +41,8 @@ class LengthBucketBatchSampler(DistributedSampler):
         rank: int = 0,
         world_size: int = 1,
     ):
-        super().__init__(lengths, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        # of a dataset it asks the length alone
+        super().__init__(lengths, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # ty: ignore[invalid-argument-type]
         self.edges = check_edges(edges, int(lengths.max()), max_residues)
         self.lengths, self.max_residues, self.clusters = lengths, max_residues, clusters
         self.start_batch = 0

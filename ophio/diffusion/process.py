@@ -1,5 +1,7 @@
 """The one place that relates noise level, clean, noisy and what the network is asked to predict."""
 
+from math import prod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -66,7 +68,7 @@ class Process:
         error = denoised - clean
         of_positions = (error.positions.square().sum(-1) * real).sum(-1) * self._weight(sigma, self.position_spread)
         of_features = (error.features.square().sum((-1, -2)) * real).sum(-1) * self._weight(sigma, 1.0)
-        numbers = 3 * self.position_weight + clean.features.shape[-2:].numel()
+        numbers = 3 * self.position_weight + prod(clean.features.shape[-2:])
         return (self.position_weight * of_positions + of_features) / (numbers * real.sum(-1))
 
     def _coefficients(self, sigma: Tensor, spread: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +79,7 @@ class Process:
                 return torch.zeros_like(sigma), torch.full_like(sigma, spread)
             case "epsilon":
                 return torch.ones_like(sigma), -sigma
-            case "v":
+            case _:  # v
                 return spread**2 / variance, -sigma * spread * variance.rsqrt()
 
     def _weight(self, sigma: Tensor, spread: float) -> Tensor:
@@ -89,7 +91,7 @@ class Process:
                 weight = 1 / inverse_snr
             case "min_snr":
                 weight = (1 / inverse_snr).clamp(max=MIN_SNR)
-            case "v":
+            case _:  # v
                 weight = 1 + 1 / inverse_snr
         return weight / spread**2
 
@@ -104,7 +106,7 @@ def centred_noise(like: Cloud, generators: list[torch.Generator] | None = None) 
         noise = Cloud(torch.randn_like(like.positions), torch.randn_like(like.features), like.mask)
         return noise.center()
     positions, features = torch.zeros_like(like.positions), torch.zeros_like(like.features)
-    width = like.features.shape[-2:].numel()
+    width = prod(like.features.shape[-2:])
     for k, generator in enumerate(generators):
         real = like.mask[k]
         numbers = torch.randn(int(real.sum()), 3 + width, generator=generator, dtype=torch.float32).to(positions)

@@ -16,6 +16,10 @@ class Standardizer(nn.Module):
     changes nothing but the origin.
     """
 
+    position_unit: Tensor
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, lmax: int, channels: int):
         super().__init__()
         self.register_buffer("position_unit", torch.ones(()))  # Å

@@ -9,11 +9,12 @@ REPORT/novelty.json          the most similar reference of each sample
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import OutOfMemoryError
@@ -139,7 +140,7 @@ def prepare(
 def evaluate_item(job: Job) -> dict:
     """The record of one structure, which is also appended to the records of this process. Failures are records, too."""
     started = time.perf_counter()
-    record = {"group": job.item.group, "name": job.item.name, "content": content_hash(job.item.path)}
+    record: dict[str, Any] = {"group": job.item.group, "name": job.item.name, "content": content_hash(job.item.path)}
     try:
         protein = read_chain(job.item.path)
         record |= {"length": protein.num_residues, "chains": len(list_chains(job.item.path))}
@@ -161,7 +162,7 @@ def _load(protocol: Protocol, device: str) -> tuple[ProteinMPNN, FoldingEngine]:
     return ProteinMPNN(protocol.mpnn_weights, device=device), engine
 
 
-def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[dict]:
+def _results(jobs: Sequence[Job], num_workers: int) -> Generator[dict, None, None]:
     if num_workers == 1 or len(jobs) < 2:
         yield from map(evaluate_item, jobs)
         return

@@ -5,7 +5,9 @@ Parameters are named as in the published weights. Written for many sequences of 
 every message only the part that depends on the sequence is computed at each step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +52,7 @@ class Network(nn.Module):
         self.W_e = nn.Linear(HIDDEN, HIDDEN)
         self.W_s = nn.Embedding(LETTERS, HIDDEN)
         self.encoder_layers = nn.ModuleList(EncoderLayer() for _ in range(DEPTH))
-        self.decoder_layers = nn.ModuleList(DecoderLayer() for _ in range(DEPTH))
+        self.decoder_layers = cast(Sequence["DecoderLayer"], nn.ModuleList(DecoderLayer() for _ in range(DEPTH)))
         self.W_out = nn.Linear(HIDDEN, LETTERS)
 
     def encode(
@@ -93,7 +95,12 @@ class Network(nn.Module):
                 messages = context[backbone, residue] + memory[row[:, None], neighbours]
                 states.append(layer(states[-1], messages, attend))
             logits = self.W_out(states[-1])
-            choice = given[row, residue] if noise is None else (logits[:, :NUM_TYPES] + noise[row, residue]).argmax(-1)
+            if noise is not None:
+                choice = (logits[:, :NUM_TYPES] + noise[row, residue]).argmax(-1)
+            elif given is not None:
+                choice = given[row, residue]
+            else:
+                raise ValueError("decode needs noise to choose residue types with, or given ones")
             chosen[row, residue] = choice
             log_probabilities[row, residue] = logits.log_softmax(-1)
             for layer, memory, state in zip(self.decoder_layers, memories, states[:-1], strict=True):
@@ -130,7 +137,7 @@ class EdgeFeatures(nn.Module):
 
     def _embed_offset(self, offset: Int[Tensor, "B L K"]) -> Float[Tensor, "B L K C"]:
         """The linear layer of a one-hot vector. (Its last column is for residues of another chain.)"""
-        linear = self.embeddings["linear"]
+        linear = cast(nn.Linear, self.embeddings["linear"])
         clipped = (offset + FARTHEST_OFFSET).clamp(0, 2 * FARTHEST_OFFSET)
         return F.embedding(clipped, linear.weight.T) + linear.bias
 

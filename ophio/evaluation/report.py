@@ -68,7 +68,8 @@ def group_row(group: str, records: Sequence[Mapping]) -> dict[str, Any]:
     shortest, longest = min(record["length"] for record in made), max(record["length"] for record in made)
     row["lengths"] = str(shortest) if shortest == longest else f"{shortest}-{longest}"
     if any("scrmsd" in record for record in made):
-        row |= designability(*([record.get(name) for record in [*made, *failed]] for name in ("scrmsd", "sctm")))
+        scrmsd, sctm = ([record.get(name) for record in [*made, *failed]] for name in ("scrmsd", "sctm"))
+        row |= designability(scrmsd, sctm)
     for name, passes in SHARES.items():
         try:
             passed = np.array([passes(record) for record in made] + [False] * len(failed), dtype=float)
@@ -95,7 +96,7 @@ def make_report(
         viewer_js: as for `ophio.pages.grid`.
     """
     sets = compare_samples(evaluation, records, reference)
-    report = build(evaluation, records, sets, reference and reference.absolute().name)
+    report = build(evaluation, records, sets, None if reference is None else reference.absolute().name)
     page = _page(report, draw(evaluation, records), _gallery(evaluation, records, viewer_js))
     write(evaluation.folder, report, page)
     return report
@@ -279,8 +280,8 @@ def _peers(report: Mapping[str, Any]) -> Section | None:
         return None
     columns = ("system", "what", "folded by", "scRMSD < 2 Å", "scTM > 0.5", "clusters/samples", "s a sample")
     shares = (_share(ours, "designable"), _share(ours, "sctm_above_0.5"))
-    lines = [(report["samples"], ours["lengths"], report["protocol"]["engine"], *shares)]
-    lines[0] += (report["sets"].get("clusters_50"), report["seconds_to_sample"])
+    of_sets = (report["sets"].get("clusters_50"), report["seconds_to_sample"])
+    lines: list[tuple] = [(report["samples"], ours["lengths"], report["protocol"]["engine"], *shares, *of_sets)]
     lines += [(p.system, p.of, PEER_ENGINE, p.designable, p.folded, p.clusters, p.seconds) for p in PEERS]
     rows = [dict(zip(columns, ("" if value is None else value for value in line), strict=True)) for line in lines]
     note = "Published figures, each under its own protocol, lengths and hardware (arXiv:2310.02508, arXiv:2502.14637)."
@@ -288,7 +289,7 @@ def _peers(report: Mapping[str, Any]) -> Section | None:
 
 
 def _shown(value: float | str | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else value
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _share(row: Mapping[str, Any], key: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import lightning
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -53,7 +54,7 @@ class AutoencoderModule(lightning.LightningModule):
         means = {f"val/{name}": report[name].float().mean() for name in REPORTED}
         self.log_dict(means, batch_size=len(protein.residue_type), sync_dist=True, prog_bar=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer([weight for weight in self.model.parameters() if weight.requires_grad])
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

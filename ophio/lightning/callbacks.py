@@ -35,6 +35,8 @@ class ExponentialAverage(WeightAveraging):
 
     def copy_to(self, module: LightningModule) -> None:
         """Gives `module` the averaged weights."""
+        if self._average_model is None:
+            raise RuntimeError("no training has begun: there is no average yet")
         module.load_state_dict(self._average_model.module.state_dict())
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import lightning
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -78,7 +79,7 @@ class DiffusionModule(lightning.LightningModule):
         found = sample_statistics([sample.protein for sample in drawn if sample.protein is not None])
         return {name: found[name] for name in SHOWN if name in found}
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.model.parameters())
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

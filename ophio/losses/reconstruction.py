@@ -27,6 +27,8 @@ class ReconstructionLoss(nn.Module):
         delta: length (Å) at which the vector map turns from quadratic to linear.
     """
 
+    radii: Tensor
+
     def __init__(self, weights: Mapping[str, float], num_atoms: int = 192, radius: float = 32.0, delta: float = 1.0):
         super().__init__()
         if set(weights) != set(TERMS):
@@ -59,7 +61,7 @@ class ReconstructionLoss(nn.Module):
             "kl": kl / protein.residue_mask.sum(-1).clamp(min=1),
         }
         means = {name: terms[name].mean() for name in TERMS}
-        return sum(self.weights[name] * means[name] for name in TERMS), means
+        return sum((self.weights[name] * means[name] for name in TERMS), kl.new_zeros(())), means
 
 
 def with_partner(

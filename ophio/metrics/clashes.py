@@ -75,7 +75,8 @@ def close_pairs(points: Float[Tensor, "n 3"], cutoff: float) -> tuple[Int[Tensor
         half = torch.addmm(0.5 * square[columns], points[rows], points[columns].T, alpha=-1)
         near = half < 0.5 * ((cutoff + 0.1) ** 2 - square[rows, None])
         blocks.append(near.triu(1).nonzero() + start)
-    return torch.cat(blocks).unbind(-1)
+    i, j = torch.cat(blocks).unbind(-1)
+    return i, j
 
 
 def _bonds_from(start: int) -> Int[Tensor, "21 14"]:

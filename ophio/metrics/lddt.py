@@ -84,7 +84,8 @@ def _kept(rows: _Atoms, columns: _Atoms) -> tuple[Int[Tensor, "n"], Int[Tensor, 
     """Per row atom: contacts with column atoms of other residues, and how many are kept, summed over the tolerances."""
     size = max(1, CHUNK // max(1, len(columns.residue)))
     parts = [_kept_chunk(_Atoms(*chunk), columns) for chunk in zip(*(t.split(size) for t in rows), strict=True)]
-    return tuple(torch.cat(counts) for counts in zip(*parts, strict=True))
+    kept, contacts = (torch.cat(counts) for counts in zip(*parts, strict=True))
+    return kept, contacts
 
 
 def _kept_chunk(rows: _Atoms, columns: _Atoms) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:

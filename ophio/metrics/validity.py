@@ -209,9 +209,9 @@ def _backbone_atoms(
 def _outlier_fraction(
     values: dict[str, tuple[Tensor, Tensor]], limits: dict[str, tuple[float, float]]
 ) -> Float[Tensor, "*batch"]:
-    outliers = total = 0
+    outliers, total = [], []
     for kind, (value, present) in values.items():
         low, high = limits[kind]
-        outliers = outliers + (present & ~((value >= low) & (value <= high))).sum(-1)  # NaN counts as outside
-        total = total + present.sum(-1)
-    return outliers / total
+        outliers.append((present & ~((value >= low) & (value <= high))).sum(-1))  # NaN counts as outside
+        total.append(present.sum(-1))
+    return torch.stack(outliers).sum(0) / torch.stack(total).sum(0)

@@ -28,7 +28,7 @@ KNOWN = {f"{c.__module__}.{c.__name__}": c for c in (DDPM, EDM, Denoiser, Flow, 
     f"ophio.diffusion.{c.__name__}": c for c in (DDPM, EDM, Denoiser, Flow, LatentDiffusion, Process)
 }  # what a card may ask to be constructed, by `_target_`: nothing else is
 
-_CALLED = {Autoencoder: "an autoencoder", LatentDiffusion: "a diffusion model"}
+_CALLED: dict[type, str] = {Autoencoder: "an autoencoder", LatentDiffusion: "a diffusion model"}
 Model = TypeVar("Model", Autoencoder, LatentDiffusion)
 
 
@@ -92,7 +92,7 @@ def _load(model: str | Path, kind: type[Model]) -> Model:
     if found is not kind:
         raise UserError(f"model {model}: {_CALLED[found]}, where {_CALLED[kind]} is needed; see `ophio models`")
     try:
-        module = _build(card["arguments"]) if kind is LatentDiffusion else Autoencoder(**card["arguments"])
+        module: Any = _build(card["arguments"]) if kind is LatentDiffusion else Autoencoder(**card["arguments"])
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise UserError(f"{path}: describes no model that this ophio knows ({error})") from None
     load_weights(module, model)

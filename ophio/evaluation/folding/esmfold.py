@@ -42,7 +42,7 @@ class EsmFold:
 
     def __init__(self, weights: str = WEIGHTS, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.model = load_model(weights)
+        self.model: Any = load_model(weights)
         if self.device.type == "cpu":
             self.model = self.model.float()  # the language model is stored in half precision, which a CPU lacks
         self.model = self.model.to(self.device).eval().requires_grad_(False)
@@ -98,7 +98,8 @@ def load_model(weights: str) -> nn.Module:
         config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
         if not getattr(config, "is_folding_model", False):
             raise UserError(f"{weights}: a model of type {config.model_type}, not ESMFold; {advice}")
-        model, info = EsmForProteinFolding.from_pretrained(weights, config=config, output_loading_info=True)
+        loaded: Any = EsmForProteinFolding.from_pretrained(weights, config=config, output_loading_info=True)
+        model, info = loaded
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

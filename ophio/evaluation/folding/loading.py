@@ -1,5 +1,7 @@
 """Folding engines by name."""
 
+from typing import Any
+
 import torch
 
 from ophio.errors import UserError
@@ -25,7 +27,7 @@ def load_engine(
     Raises UserError for another name, for options that the engine does not have, and where weights are missing.
     """
     options = {"weights": weights, "networks": networks, "starts": starts}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     engines = {"trrosetta": (TrRosetta, {"networks", "starts"}), "esmfold": (EsmFold, {"weights"})}
     if name not in engines:
         raise UserError(f"folding engine {name}: not known; choose one of {', '.join(engines)}")

@@ -198,8 +198,9 @@ class _PairEnergy(torch.autograd.Function):
         ctx.save_for_backward(by_r, by_w)
         return energy.sum((1, 2))
 
+    # torch's own takes gradients of any number
     @staticmethod
-    def backward(ctx, gradient: Float[Tensor, "starts"]):
+    def backward(ctx, gradient: Float[Tensor, "starts"]):  # ty: ignore[incompatible-method-override]
         by_r, by_w = ctx.saved_tensors
         weight = gradient[:, None, None, None]
         return by_r * weight, None if by_w is None else by_w * weight, None, None, None

@@ -108,8 +108,8 @@ def load_networks(count: int = NETWORKS) -> list[Network]:
         raise UserError(f"the weights of trRosetta are not installed; install them with: {INSTALL}") from None
     try:
         with tarfile.open(path) as archive:
-            names = sorted(archive.getnames())[:count]
-            files = [BytesIO(archive.extractfile(name).read()) for name in names]
+            members = [archive.extractfile(name) for name in sorted(archive.getnames())[:count]]
+            files = [BytesIO(member.read()) for member in members if member is not None]
         return [_network(torch.load(file, map_location="cpu", weights_only=True)) for file in files]
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -133,7 +133,8 @@ def _network(state: dict[str, Tensor]) -> Network:
             named[f"{places[place]}.{kind}"] = value
     network = Network()
     network.load_state_dict(named)
-    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    # torch lists no such call among its overloads, and documents it
+    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
 
 def features_of(sequences: Sequence[str]) -> Float[Tensor, "batch 84 L L"]:
