@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import adk
@@ -436,10 +434,3 @@ def test_durations():
     assert max_seconds("01:02:03:04") == 93784 and max_seconds(None) == float("inf")
     with pytest.raises(UserError, match="max_time"):
         max_seconds("10:00")
-
-
-@pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling, which builds the wheel, is not installed")
-def test_configs_travel_in_the_wheel(tmp_path):
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {f"ophio/configs/experiment/{name}.yaml" for name in EXPERIMENTS} < set(names)
