@@ -34,7 +34,7 @@ from ophio.pairing import MIN_RESIDUES, common_links, common_residues
 from ophio.protein import Protein, stack
 from ophio.residue import atom_exists
 
-MODEL = "mini_latent"  # released autoencoder that paths are made with unless another is named
+MODEL = "monomer"  # released autoencoder that paths are made with unless another is named
 METHOD = "blend"
 CONTACT = 15.0  # Å: about the distance of neighbouring latent nodes
 CHAIN_WEIGHT = 0.3  # least weight of the distance of nodes that follow each other
