@@ -20,6 +20,7 @@ from ophio.layers import (
     SpatialConvolution,
     TransposedSequenceConvolution,
 )
+from ophio.layers.egnn import EGNNBlock, EGNNConvolution, fold_pairs, unfold_pairs
 from ophio.layers.sequence import num_windows, window_mask
 from ophio.protein import Protein
 from ophio.residue import ResidueDecoding, ResidueEncoding, atom_exists, name_pairs
@@ -148,6 +149,9 @@ class Autoencoder(nn.Module):
         contacts: the same for the decoder's block of residues alone, so that side chains that meet see each other.
         geometry_sweeps, limit_tau: corrections of the backbone's geometry after decoding; see `BackboneGeometry`.
         backbone_only: the model knows N, CA, C and O alone and gives poly-glycine, as the paper's model of 485 residues.
+        architecture: "ophio", or "egnn" for the baseline: the same hourglass with the layers of `ophio.layers.egnn`, which
+            know scalars and vectors alone. Its `lmax` is that of the residues' encoding and decoding; it has neither
+            `neighbours` nor `contacts`.
     """
 
     ENCODER = ("encoding", "encoder_blocks", "down", "bottleneck")  # the modules that decide what a latent means
@@ -170,29 +174,39 @@ class Autoencoder(nn.Module):
         geometry_sweeps: int = 10,
         limit_tau: bool = False,
         backbone_only: bool = False,
+        architecture: str = "ophio",
     ):
         super().__init__()
         if len(channels) != len(strides) + 1:
             raise ValueError(f"{len(strides)} strides need {len(strides) + 1} channel widths, not {len(channels)}")
-        self.lmax, self.kernel, self.strides, self.backbone_only = lmax, kernel, tuple(strides), backbone_only
+        if architecture not in ("ophio", "egnn"):
+            raise ValueError(f"architecture {architecture}: there are ophio and egnn")
+        self.egnn = architecture == "egnn"
+        if self.egnn and (neighbours or contacts or latent_lmax > 1):
+            raise ValueError("architecture egnn: has no neighbours, no contacts, and a latent_lmax of at most 1")
+        self.lmax = inside = 1 if self.egnn else lmax
+        self.kernel, self.strides, self.backbone_only = kernel, tuple(strides), backbone_only
         spacing = [1]
         for stride in strides:
             spacing.append(spacing[-1] * stride)
         scales = [4.0 * step**0.6 for step in spacing]  # Å: how far apart nodes of a compact chain lie
 
+        def block(level: int, nearest: int) -> nn.Module:
+            if self.egnn:
+                return EGNNBlock(channels[level], mix_kernel, scales[level])
+            return Block(lmax, channels[level], mix_kernel, scales[level], nearest)
+
         def blocks(level: int, nearest: int = neighbours) -> nn.Sequential:
-            return nn.Sequential(
-                *(Block(lmax, channels[level], mix_kernel, scales[level], nearest) for _ in range(depth))
-            )
+            return nn.Sequential(*(block(level, nearest) for _ in range(depth)))
 
         levels = range(len(strides))
         self.encoding = ResidueEncoding(lmax, channels[0])
         self.encoder_blocks = nn.ModuleList(blocks(level) for level in range(len(channels)))
         self.down = nn.ModuleList(
-            self._down(lmax, channels[level], channels[level + 1], strides[level], scales[level]) for level in levels
+            self._down(channels[level], channels[level + 1], strides[level], scales[level]) for level in levels
         )
         self.bottleneck = Bottleneck(
-            lmax, channels[-1], latent_lmax, latent_channels, latent_noise, latent_position_noise, variational
+            inside, channels[-1], latent_lmax, latent_channels, latent_noise, latent_position_noise, variational
         )
         self.widen = Linear([latent_channels] * (latent_lmax + 1), channels[-1])
         self.decoder_blocks = nn.ModuleList(
@@ -200,17 +214,19 @@ class Autoencoder(nn.Module):
         )
         self.up = nn.ModuleList(
             TransposedSequenceConvolution(
-                lmax, channels[level + 1], channels[level], kernel, strides[level], scales[level]
+                inside, channels[level + 1], channels[level], kernel, strides[level], scales[level]
             )
             for level in levels
         )
         self.decoding = ResidueDecoding(lmax, channels[0])
         self.geometry = BackboneGeometry(geometry_sweeps, limit_tau=limit_tau)
 
-    def _down(self, lmax: int, narrow: int, wide: int, stride: int, scale: float) -> nn.Module:
+    def _down(self, narrow: int, wide: int, stride: int, scale: float) -> nn.Module:
         if stride == 1:
-            return Widen(lmax, narrow, wide)
-        return SequenceConvolution(lmax, narrow, wide, self.kernel, stride, scale)
+            return Widen(self.lmax, narrow, wide)
+        if self.egnn:
+            return EGNNConvolution(narrow, wide, self.kernel, stride, scale)
+        return SequenceConvolution(self.lmax, narrow, wide, self.kernel, stride, scale)
 
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "Autoencoder":
@@ -243,6 +259,7 @@ class Autoencoder(nn.Module):
 
     def _encode(self, protein: Protein) -> tuple[Latent, Float[Tensor, "batch"]]:
         cloud = self.encoding(self.seen(protein))
+        cloud = fold_pairs(cloud) if self.egnn else cloud
         for blocks, down in zip(self.encoder_blocks, [*self.down, nn.Identity()], strict=True):
             cloud = down(blocks(cloud))
         cloud, kl = self.bottleneck(cloud)
@@ -283,6 +300,7 @@ class Autoencoder(nn.Module):
             cloud = self.decoder_blocks[level](cloud)
             if level > 0:
                 cloud = self.up[level - 1](cloud, masks[level - 1])
+        cloud = unfold_pairs(cloud) if self.egnn else cloud
         logits = self.decoding.residue_logits(cloud)
         residue_type = logits.argmax(-1) if residue_type is None else residue_type
         positions = self.geometry(self.decoding(cloud, residue_type), latent.residue_mask)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ophio.protein import Protein
 
 COLUMNS = 3  # of panels in a row
 LOGARITHMIC = 5  # highest over lowest value from which an axis is logarithmic
+MARKS = ("os", "^v", "*P", "DX")  # of CA and of all atoms, for each architecture
 CURVE = ("stride", "numbers_per_residue", "ca_rmsd_median", "all_atom_rmsd_median", "residue_accuracy")
 
 
@@ -55,7 +57,7 @@ def ramachandran(proteins: Mapping[str, Sequence[Protein]]) -> bytes | None:
 
 
 def compression_curve(rows: Sequence[Mapping[str, str]]) -> bytes:
-    """Median RMSD and residue accuracy against the numbers stored per residue, a point a model.
+    """Median RMSD and residue accuracy against the numbers stored per residue, a point a model, marks by architecture.
 
     `rows` of the table that pipelines/reconstruct.py writes.
     """
@@ -64,16 +66,23 @@ def compression_curve(rows: Sequence[Mapping[str, str]]) -> bytes:
     drawn, (left, right) = figure(2)
     factors = sorted({int(row["stride"]) for row in rows})
     colours = {f: colormaps["viridis"](k / max(1, len(factors) - 1)) for k, f in enumerate(factors)}
+    marks = dict(zip(dict.fromkeys(row.get("architecture", "ophio") for row in rows), cycle(MARKS)))
     for row in rows:
         numbers, factor = float(row["numbers_per_residue"]), int(row["stride"])
         style = {"color": colours[factor], "linestyle": "none"}
-        left.plot(numbers, float(row["ca_rmsd_median"]), "o", **style)
-        left.plot(numbers, float(row["all_atom_rmsd_median"]), "s", markerfacecolor="none", **style)
-        right.plot(numbers, float(row["residue_accuracy"]), "o", **style)
+        of_ca, of_all = marks[row.get("architecture", "ophio")]
+        left.plot(numbers, float(row["ca_rmsd_median"]), of_ca, **style)
+        left.plot(numbers, float(row["all_atom_rmsd_median"]), of_all, markerfacecolor="none", **style)
+        right.plot(numbers, float(row["residue_accuracy"]), of_ca, **style)
     for factor, colour in colours.items():
         right.plot([], [], "o", color=colour, label="no down-sampling" if factor == 1 else f"stride {factor}")
-    left.plot([], [], "ko", label="CA", linestyle="none")
-    left.plot([], [], "ks", markerfacecolor="none", label="all atoms", linestyle="none")
+    for architecture, (of_ca, of_all) in marks.items():
+        whose = f", {architecture}" if len(marks) > 1 else ""
+        style = {"color": "black", "linestyle": "none"}
+        left.plot([], [], of_ca, label=f"CA{whose}", **style)
+        left.plot([], [], of_all, markerfacecolor="none", label=f"all atoms{whose}", **style)
+        if len(marks) > 1:
+            right.plot([], [], of_ca, label=architecture, **style)
     left.set(xlabel="latent numbers per residue", ylabel="median RMSD (Å)", yscale="log")
     right.set(xlabel="latent numbers per residue", ylabel="residue accuracy")
     left.legend()

@@ -1,5 +1,7 @@
 """A corpus -> reconstruction against compression: one small model a point, all trained alike, one table, one plot.
 
+The baselines are trained alike, too, with as many parameters.
+
     python pipelines/compression_curve.py corpus=CORPUS
 
 Reads `corpus`; writes the folder `output`: a run for each point (finished ones are kept, so it can be interrupted), and
@@ -25,14 +27,14 @@ def run_script(name: str, options: list[str]) -> None:
 
 
 def parse_point(text: str) -> tuple[int, int]:
-    """"8:16" -> residues a node, numbers a residue."""
+    """Residues a node and numbers a residue of "8:16"."""
     factor, _, numbers = text.partition(":")
     if not (factor.isdecimal() and numbers.isdecimal()):
-        raise UserError(f"more: {text} is no point: give factor:numbers, for example 8:16")
+        raise UserError(f"{text} is no point of the curve: give factor:numbers, for example 8:16")
     return int(factor), int(numbers)
 
 
-def point_options(factor: int, numbers: int, channels: list[int]) -> list[str]:
+def point_options(factor: int, numbers: int, channels: list[int], architecture: str = "ophio") -> list[str]:
     """Model options of one point: k halvings for factor 2^k; scalars and vectors fill the numbers a position leaves."""
     levels = log2(max(factor, 1))
     if factor < 1 or not levels.is_integer() or levels >= len(channels):
@@ -41,7 +43,8 @@ def point_options(factor: int, numbers: int, channels: list[int]) -> list[str]:
     strides = [2] * int(levels) or [1] * 3  # the control has as many levels as factor 8
     widths = channels[: len(strides) + 1] if levels else [channels[0]] * 4
     latent = max(1, (numbers * factor - 3) // 4)
-    return [f"model.strides={strides}", f"model.channels={widths}", f"model.latent_channels={latent}"]
+    sizes = [f"model.strides={strides}", f"model.channels={widths}", f"model.latent_channels={latent}"]
+    return [f"model.architecture={architecture}", *sizes]
 
 
 @pipeline("compression_curve")
@@ -52,20 +55,23 @@ def main(
     numbers: list[int],
     more: list[str],
     channels: list[int],
+    baselines: list[str],
+    baseline_points: list[str],
+    baseline_channels: list[int],
     options: list[str],
 ) -> None:
     points = [(factor, count) for factor in factors for count in numbers]
     points += map(parse_point, more)
-    models = {point: point_options(*point, list(channels)) for point in sorted(points)}
-    runs = []
-    for (factor, count), model in models.items():
-        run = Path(output) / f"x{factor}_{count}"
-        runs.append(str(run))
-        if not (run / "model.safetensors").exists():
-            print(f"{run}: {factor} residues a node, {count} numbers a residue", flush=True)
-            choice = ["experiment=curve", f"data.path={corpus}", f"output={run}", f"name={run.name}"]
-            choice += model + list(options)
-            run_script("train_autoencoder.py", choice)
+    models = {f"x{f}_{n}": point_options(f, n, list(channels)) for f, n in sorted(points)}
+    for architecture in baselines:
+        for f, n in sorted(map(parse_point, baseline_points)):
+            models[f"{architecture}_x{f}_{n}"] = point_options(f, n, list(baseline_channels), architecture)
+    runs = {str(Path(output) / name): model for name, model in models.items()}
+    for run, model in runs.items():
+        if not (Path(run) / "model.safetensors").exists():
+            print(f"{run}: {' '.join(model)}", flush=True)
+            choice = ["experiment=curve", f"data.path={corpus}", f"output={run}", f"name={Path(run).name}"]
+            run_script("train_autoencoder.py", [*choice, *model, *options])
     evaluation = [f"corpus={corpus}", f"models=[{','.join(runs)}]", f"output={output}"]
     run_script("reconstruct.py", evaluation)
 

@@ -51,7 +51,9 @@ def main(
             corpora = [Corpus(path, split, *lengths) for path in ([corpus] if isinstance(corpus, str) else corpus)]
             reports = evaluate(model, corpora, crop_length or made_for.get("crop_length"), batch_size, limit)
             chains += [{"model": card["name"], **report} for report in reports]
-            what = {"model": card["name"], "parameters": card["parameters"], "stride": prod(card["arguments"]["strides"])}
+            arguments = card["arguments"]
+            what = {"model": card["name"], "architecture": arguments.get("architecture", "ophio")}
+            what |= {"parameters": card["parameters"], "stride": prod(arguments["strides"])}
             rows.append(what | ({"lengths": f"{lengths[0]}-{lengths[1]}"} if bins else {}) | table_row(reports))
         write_csv(chains, folder / "chains.csv")
         write_csv(rows, folder / "table.csv")

@@ -3,7 +3,7 @@
     python viz/curve.py TABLE.csv --out curve.png
 
 Reads the table that pipelines/reconstruct.py wrote; writes a PNG image. Left: median RMSD of CA and of all atoms; right:
-residue accuracy; a point a model, numbers stored per residue on the x axis.
+residue accuracy; a point a model, numbers stored per residue on the x axis; marks tell architectures apart.
 """
 
 import argparse
