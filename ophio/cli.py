@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from ophio import __version__
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    width = partial(argparse.HelpFormatter, max_help_position=32)
     parser = argparse.ArgumentParser(
         prog="ophio",
+        formatter_class=width,
         description="Protein structures in a compressed, equivariant latent space.",
         epilog="Example: ophio sample --num 16 --length 64 --out samples",
     )
@@ -48,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, help: str, epilog: str = "") -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=epilog)
+        text = {"help": help, "description": f"{help[0].upper()}{help[1:]}.", "epilog": epilog}
+        added = commands.add_parser(name, formatter_class=width, **text)
         added.set_defaults(run=run)
         return added
 
@@ -99,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _interpolate_options(interpolate)
     _viewer_option(interpolate)
 
-    command("models", _models, "released models")
+    command("models", _models, "the released models, which --model takes by name")
     command("doctor", _doctor, "versions, devices, models and optional parts of this installation: for a bug report")
     return parser
 
@@ -108,26 +112,54 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, default, help: str, **more) -> None:
         parser.add_argument(name, default=default, help=help, **more)
 
-    add("--num", 16, "samples (default: 16)", type=int, metavar="N")
+    add("--num", 16, "how many samples (default: 16)", type=int, metavar="N")
     add("--length", "64", "residues, or a range: 50-100 (default: 64)", metavar="L")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
-    add("--seed", 0, "of the random numbers; the same seed gives the same samples (default: 0)", type=int)
-    add("--steps", None, "of the sampler (default: what the model was released with)", type=int, metavar="N")
-    add("--sampler", None, "algorithm (default: likewise)", choices=["ddpm", "dpm_solver", "heun", "ddim", "euler_flow"])
-    add("--noise-scale", None, "below 1: better and less diverse samples (default: likewise)", type=float, metavar="X")
+    add(
+        "--seed",
+        0,
+        "start of the random numbers: the same seed gives the same samples (default: 0)",
+        type=int,
+        metavar="N",
+    )
+    add("--steps", None, "steps of the sampler (default: what the model was released with)", type=int, metavar="N")
+    add(
+        "--sampler",
+        None,
+        "algorithm (default: what the model was released with)",
+        choices=["ddpm", "dpm_solver", "heun", "ddim", "euler_flow"],
+    )
+    add(
+        "--noise-scale",
+        None,
+        "below 1: better and less diverse samples (default: what the model was released with)",
+        type=float,
+        metavar="X",
+    )
     add("--helix", float("nan"), "fraction of helix to aim at, 0-1 (default: any)", type=float, metavar="X")
     add("--strand", float("nan"), "fraction of strand to aim at, 0-1 (default: any)", type=float, metavar="X")
     add(
-        "--compactness", None, "radius of gyration / N^0.38 to aim at, Å; natural: 2.1-2.5 (default: likewise)",
+        "--compactness", None, "radius of gyration / N^0.38 to aim at, Å; natural: 2.1-2.5 (default: what the model was released with)",
         type=float, metavar="X",
     )  # fmt: skip
-    add("--guidance", 1.0, "how far to follow these; 1 is as trained (default: 1)", type=float, metavar="X")
+    add(
+        "--guidance",
+        1.0,
+        "how far to follow helix, strand and compactness; 1 is as trained (default: 1)",
+        type=float,
+        metavar="X",
+    )
     parser.add_argument(
         "--idealize", action=argparse.BooleanOptionalAction, default=None,
-        help="bring bonds, angles and contacts into their ranges after decoding (default: likewise)",
+        help="bring bonds, angles and contacts into their ranges after decoding (default: what the model was released with)",
     )  # fmt: skip
     add("--batch-size", 16, "samples made at a time (default: 16)", type=int, metavar="N")
-    add("--model", "mini_diffusion", "diffusion model (default: mini_diffusion)", metavar="NAME|PATH")
+    add(
+        "--model",
+        "mini_diffusion",
+        "released diffusion model (see `ophio models`), or a folder that training wrote (default: mini_diffusion)",
+        metavar="NAME|PATH",
+    )
     add("--device", "cpu", "cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -150,21 +182,69 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, default, help: str, **more) -> None:
         parser.add_argument(name, default=default, help=help, **more)
 
-    parser.add_argument("samples", type=Path, metavar="SAMPLES", help="folder of PDB, mmCIF or BinaryCIF files (also .gz)")
+    parser.add_argument(
+        "samples", type=Path, metavar="SAMPLES", help="folder of PDB, mmCIF or BinaryCIF files (also .gz)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for what is written")
     add("--num", None, "samples at most, the first by name (default: all)", type=int, metavar="N")
     add("--fast", False, "3 sequences, no folding: only energies under the predicted distances", action="store_true")
-    add("--sequences", None, "designed for each structure (default: 8, with --fast 3)", type=int, metavar="N")
-    add("--engine", "trrosetta", "that folds (default: trrosetta)", choices=["trrosetta", "esmfold"])
-    add("--engine-weights", None, "of esmfold: a folder, or a name on the Hugging Face hub", metavar="PATH|NAME")
-    add("--networks", None, "of trrosetta, 1 to 5: fewer are faster and a little worse (default: 5)", type=int, metavar="N")
-    add("--controls", None, "natives to compare with: a corpus (its test split) or a folder", type=Path, metavar="DIR")
-    add("--num-controls", 20, "natives at most, each also mirrored and noised; 0 for none (default: 20)", type=int, metavar="N")
-    add("--control-origin", [], "of the natives of a corpus (default: any)", choices=["designed", "natural", "predicted"], nargs="+")
-    add("--reference", None, "novelty against: a corpus (its training split) or a folder", type=Path, metavar="DIR")
+    add("--sequences", None, "sequences designed for each structure (default: 8, with --fast 3)", type=int, metavar="N")
+    add(
+        "--engine",
+        "trrosetta",
+        "network that folds the sequences (default: trrosetta)",
+        choices=["trrosetta", "esmfold"],
+    )
+    add(
+        "--engine-weights",
+        None,
+        "weights of esmfold: a folder, or a name on the Hugging Face hub (default: facebook/esmfold_v1)",
+        metavar="PATH|NAME",
+    )
+    add(
+        "--networks",
+        None,
+        "how many networks of trrosetta, 1 to 5: fewer are faster and a little worse (default: 5)",
+        type=int,
+        metavar="N",
+    )
+    add(
+        "--controls",
+        None,
+        "natives to compare with: a corpus (its test split) or a folder (default: none, altered samples stand in)",
+        type=Path,
+        metavar="DIR",
+    )
+    add(
+        "--num-controls",
+        20,
+        "natives at most, each also mirrored and noised; 0 for none (default: 20)",
+        type=int,
+        metavar="N",
+    )
+    add(
+        "--control-origin",
+        [],
+        "which natives of a corpus (default: any)",
+        choices=["designed", "natural", "predicted"],
+        nargs="+",
+    )
+    add(
+        "--reference",
+        None,
+        "structures known before, for novelty: a corpus (its training split) or a folder (default: no novelty)",
+        type=Path,
+        metavar="DIR",
+    )
     add("--lengths", "20-512", "residues of chains that are evaluated (default: 20-512)", metavar="A-B")
-    add("--seed", 0, "of designing, folding and choosing controls (default: 0)", type=int)
-    add("--workers", 1, "processes (default: 1)", type=int, metavar="N")
+    add(
+        "--seed",
+        0,
+        "start of the random numbers of designing, folding and choosing controls (default: 0)",
+        type=int,
+        metavar="N",
+    )
+    add("--workers", 1, "processes that evaluate side by side (default: 1)", type=int, metavar="N")
     add("--device", "cpu", "cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -204,18 +284,28 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
     many = "two or more structures in the order of the path, or one file of several models"
     add("inputs", many, nargs="+", type=Path, metavar="IN")
     add("--out", "the path: .pdb, .cif or .bcif, also .gz", type=Path, required=True, metavar="FILE")
-    add("--num", "frames from one structure to the next, both included (default: 25)", type=int, default=25, metavar="N")
+    add(
+        "--num", "frames from one structure to the next, both included (default: 25)", type=int, default=25, metavar="N"
+    )
     ways = ["blend", "rigid", "linear", "spherical", "geodesic"]
-    add("--method", "way through the latent space (default: the one that measured best)", choices=ways)
-    add("--pin-ends", "start and end exactly on the structures given; measured so, too", action="store_true")
+    add("--method", "way through the latent space (default: blend, which measured best)", choices=ways)
+    add(
+        "--pin-ends",
+        "start and end exactly on the structures given (default: on what the model makes of them)",
+        action="store_true",
+    )
     add("--no-finish", "leave frames as decoded: bonds, angles and clashes are not corrected", action="store_true")
     near = "known intermediates: how near does each path come?"
     add("--reference", near, nargs="+", type=Path, default=[], metavar="FILE")
-    add("--trajectory", "write the coordinates also as .dcd or .xtc", type=Path, metavar="FILE")
+    add("--trajectory", "also write the coordinates to this .dcd or .xtc file", type=Path, metavar="FILE")
     add("--chain", "chain id, the author's, or one for each file: A,B (default: the first protein chain)", metavar="ID")
     add("--model-number", "model in each of several files (default: 1)", type=int, default=1, metavar="N")
     add("--skip-nonstandard", "leave out residues that are not among the 20 amino acids", action="store_true")
-    add("--model", "released autoencoder, or a folder that training wrote (default: the smoothest)", metavar="NAME|PATH")
+    add(
+        "--model",
+        "released autoencoder (see `ophio models`), or a folder that training wrote (default: monomer, the smoothest)",
+        metavar="NAME|PATH",
+    )
     add("--device", "cpu, cuda, cuda:1, ... (default: cpu)", default="cpu")
 
 
@@ -248,7 +338,11 @@ def _interpolate(options: argparse.Namespace) -> int:
 
 def _structure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="IN", help="PDB, mmCIF or BinaryCIF files (also .gz), or folders of them"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IN",
+        help="PDB, mmCIF or BinaryCIF files (also .gz), or folders of them",
     )
     parser.add_argument("--chain", metavar="ID", help="chain id, the author's (default: the first protein chain)")
     parser.add_argument("--model-number", type=int, default=1, metavar="N", help="model in the file (default: 1)")
@@ -267,7 +361,9 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 def _output_options(parser: argparse.ArgumentParser, structures: bool) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     if structures:
-        parser.add_argument("--format", choices=["pdb", "cif"], default="pdb", help="of the structures (default: pdb)")
+        parser.add_argument(
+            "--format", choices=["pdb", "cif"], default="pdb", help="of the structures: PDB or mmCIF (default: pdb)"
+        )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
 
 
@@ -308,7 +404,15 @@ def _reconstruct(options: argparse.Namespace) -> int:
             page = grid_page(shown, f"Reconstructions by {options.model}", total=len(rows), viewer_js=options.viewer_js)
             write_whole(options.out / "index.html", page.encode())
     if rows:
-        listed = ("residues", "nodes", "numbers_per_residue", "ca_rmsd", "all_atom_rmsd", "residue_accuracy", "tm_score")
+        listed = (
+            "residues",
+            "nodes",
+            "numbers_per_residue",
+            "ca_rmsd",
+            "all_atom_rmsd",
+            "residue_accuracy",
+            "tm_score",
+        )
         print(markdown([{"structure": row["structure"], **{COLUMNS[key]: row[key] for key in listed}} for row in rows]))
         print(f"\n{len(rows)} structures in {options.out}; all columns in {options.out / 'metrics.csv'} (RMSD in Å)")
         print(f"to look at: {options.out / 'index.html'}")

@@ -7,17 +7,19 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ophio.errors import UserError, of_system
 from ophio.memory import keep_freed_memory
@@ -34,6 +36,7 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
     A folder in `config_name` ("diffusion/train_diffusion") has groups of its own: its `experiment`, for one.
 
     Bad input of any kind (UserError, a misspelt key) is printed as one line; the exit status is then 2. Ctrl-C: 130.
+    --help prints the docstring of the function's module, and all options with the comments of their files.
     """
 
     folder, _, file = config_name.rpartition("/")
@@ -53,12 +56,16 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
 
         @functools.wraps(run)
         def main() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_text(config_name, run.__globals__["__doc__"]))
+                return
             keep_freed_memory()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors of composition come here, not into Hydra's report
             try:
+                _check_choices(CONFIG_DIR / folder, sys.argv[1:])
                 compose()
-            except (OmegaConfBaseException, HydraException) as error:
-                _fail(error, 2)
+            except (UserError, OmegaConfBaseException, HydraException) as error:
+                _fail(explained(error, run), 2)
 
         return main
 
@@ -70,9 +77,78 @@ def _fail(message: Exception | str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-def check(config: DictConfig, run: Callable[..., Any]) -> None:
-    """Raises UserError at the first key that its receiver does not know, does not get, or cannot use."""
-    _check_call(plain(config), run, "")
+def explained(error: Exception, run: Callable[..., None]) -> Exception:
+    """The error, in our words where Hydra takes a misspelt key of `run` for a new one and says how to add it."""
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown is None:
+        return error
+    outermost = unknown[1].split(".")[0]
+    known = inspect.signature(run).parameters
+    return UserError(f"{unknown[1]}: no such option; {'see --help' if outermost in known else _there_are(known)}")
+
+
+def _there_are(names: Iterable[str]) -> str:
+    return f"there are {', '.join(names)}"
+
+
+def _check_choices(folder: Path, overrides: Sequence[str]) -> None:
+    """Raises UserError where a group of configurations is given what cannot be the name of one."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        choices = sorted(path.stem for path in (folder / group).glob("*.yaml")) if group.isidentifier() else []
+        if choices and not re.match(r"null$|[\[a-zA-Z_]", value):
+            raise UserError(f"{override}: expected the name of a configuration; {_there_are(choices)}")
+
+
+def help_text(config_name: str, about: str) -> str:
+    """What --help prints: `about` the pipeline, then its options and those of its groups, as in their files."""
+    folder, _, file = config_name.rpartition("/")
+    path = CONFIG_DIR / folder / f"{file}.yaml"
+    parts = [
+        inspect.cleandoc(about),
+        "Options, given as name=value. ??? must be given; null: none, or as the comment says.",
+    ]
+    parts.append(_own_options(path.read_text(encoding="utf-8")))
+    for group, chosen in _groups(path):
+        files = sorted((CONFIG_DIR / folder / group).glob("*.yaml")) or sorted((CONFIG_DIR / group).glob("*.yaml"))
+        if chosen is None:
+            lines = [f"{file.stem:20} {_first_comment(file)}" for file in files]
+            parts.append("\n  ".join([f"{group}=NAME sets several options at once. NAME is one of", *lines]))
+        else:
+            text = next(file for file in files if file.stem == chosen).read_text(encoding="utf-8")
+            parts.append(f"Given as {group}.name=value:\n\n{textwrap.indent(text, '  ')}".rstrip())
+    parts.append("With --cfg job a command prints all its options as it would have them, and does nothing.")
+    return "\n\n".join(parts)
+
+
+def _own_options(text: str) -> str:
+    """Of a configuration file, without what it tells Hydra and without its first comment."""
+    blocks = re.split(r"^(?=[a-z_]+:)", text, flags=re.MULTILINE)[1:]
+    return "".join(block for block in blocks if not block.startswith(("defaults:", "hydra:"))).rstrip()
+
+
+def _groups(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Groups of a configuration, each with the choice that it has by default."""
+    for entry in OmegaConf.load(path).defaults:
+        if isinstance(entry, DictConfig):
+            yield from ((str(key), value) for key, value in entry.items() if not str(key).startswith("override"))
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and "@package" not in line)
+
+
+def check(config: DictConfig, run: Callable[..., Any], path: str = "") -> None:
+    """Raises UserError at the first key that its receiver does not know, does not get, or cannot use.
+
+    `path`: of `config` in a larger configuration, such as "sampling.", for the message.
+    """
+    try:
+        options = plain(config)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{path}{error.full_key}: required, but not given (see --help)") from None
+    _check_call(options, run, path)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -92,10 +168,11 @@ def _check_call(arguments: Mapping[str, Any], function: Callable[..., Any], path
             continue
         where = f"{path}{key}"
         if key not in parameters:
-            raise UserError(f"{where}: no such option; there are {', '.join(parameters)}")
+            raise UserError(f"{where}: no such option; {_there_are(parameters)}")
         if key in hints and not _fits(value, hints[key]):
             raise UserError(f"{where}={value!r}: expected {_readable(hints[key])}")
-        _check_inside(value, f"{where}.")
+    for key, value in arguments.items():  # after these: what refers to one of them would be blamed for it
+        _check_inside(value, f"{path}{key}.")
     if not arguments.get("_partial_"):
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in arguments:
@@ -139,6 +216,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return value is None
     if hint is Path:
         return isinstance(value, str)
+    if hint is ListConfig:
+        return isinstance(value, list)
+    if hint is DictConfig:
+        return isinstance(value, Mapping)
     if origin in (list, Sequence):
         return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
     if origin in (dict, Mapping):

@@ -11,13 +11,13 @@ RMSD), and summary.csv (a row a model and method). Options: configs/interpolate.
 from itertools import product
 from pathlib import Path
 
-from omegaconf import ListConfig
 from tqdm import tqdm
 
 from ophio.config import pipeline
 from ophio.conformations import Journey, groups, pair_summary, smoothness_row
 from ophio.data.corpus import Corpus
-from ophio.interpolation import path_through
+from ophio.errors import UserError
+from ophio.interpolation import METHODS, path_through
 from ophio.pretrained import load
 from ophio.tables import markdown, write_csv
 
@@ -29,13 +29,18 @@ def main(
     corpus: str,
     output: str,
     split: str,
-    models: ListConfig,
-    methods: ListConfig,
-    finish: ListConfig,
+    models: list[str],
+    methods: list[str],
+    finish: list[bool],
     num: int,
-    core_rmsd: ListConfig,
+    core_rmsd: list[float],
     max_length: int | None,
 ) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise UserError(f"methods: no {method}; there are {', '.join(METHODS)}")
+    if len(core_rmsd) != 2:
+        raise UserError(f"core_rmsd={core_rmsd}: give the lowest and the highest, Å")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     low, high = core_rmsd

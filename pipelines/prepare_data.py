@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ophio.config import pipeline
 from ophio.data import Settings, prepare
@@ -18,7 +18,7 @@ from ophio.data import Settings, prepare
 
 @pipeline("prepare_data")
 def main(
-    input: str | ListConfig,
+    input: str | list[str],
     output: str,
     overwrite: bool,
     num_workers: int | None,

@@ -14,8 +14,6 @@ from itertools import pairwise
 from math import prod
 from pathlib import Path
 
-from omegaconf import ListConfig
-
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
 from ophio.files import write_whole
@@ -28,8 +26,8 @@ VIZ = Path(__file__).parents[1] / "viz"
 
 @pipeline("reconstruct")
 def main(
-    models: str | ListConfig,
-    corpus: str | ListConfig,
+    models: str | list[str],
+    corpus: str | list[str],
     output: str,
     split: str,
     crop_length: int | None,

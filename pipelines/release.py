@@ -13,12 +13,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ophio.autoencoder import Autoencoder
-from ophio.config import pipeline
+from ophio.config import check, pipeline, plain
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
+from ophio.sampling import SamplerSettings
 
 KEPT = (
     "encoder", "chains", "lengths", "bands", "typical", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
@@ -38,6 +39,8 @@ def main(
     half: bool | None,
     sampling: DictConfig | None,
 ) -> None:
+    settings = sampling or OmegaConf.create()
+    check(settings, SamplerSettings, "sampling.")
     card = read_card(run)
     released = {"name": name, "description": description, **{key: card[key] for key in KEPT if key in card}}
     if history:
@@ -45,8 +48,10 @@ def main(
     if "autoencoder" in card:
         model, arguments = load_diffusion(run)[0], card["arguments"]
         if autoencoder is None or encoder_fingerprint(load(autoencoder)) != card["encoder"]:
-            raise UserError(f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}")
-        released |= {"autoencoder": autoencoder, "sampling": OmegaConf.to_container(sampling or OmegaConf.create(), resolve=True)}
+            raise UserError(
+                f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}"
+            )
+        released |= {"autoencoder": autoencoder, "sampling": plain(settings)}
     else:
         arguments = card["arguments"]
         if geometry_sweeps is not None:

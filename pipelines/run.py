@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ophio.chain import Stage, run_stage
-from ophio.config import CONFIG_DIR, check, pipeline, plain
+from ophio.config import CONFIG_DIR, check, explained, pipeline, plain
 from ophio.errors import UserError
 
 HERE = Path(__file__).parent
@@ -73,9 +73,7 @@ def main(
     sample: DictConfig,
     evaluate: DictConfig,
 ) -> None:
-    chosen = {
-        stage: plain(options) for stage, options in locals().items() if stage in LINKS
-    }
+    chosen = {stage: plain(options) for stage, options in locals().items() if stage in LINKS}
     unknown = [stage for stage in stages if stage not in LINKS]
     if unknown:
         raise UserError(f"stages: no {unknown[0]}; there are {', '.join(LINKS)}")
@@ -115,12 +113,13 @@ def _composed(stage: str, overrides: list[str]) -> dict[str, Any]:
     """All options of a stage, checked. Raises UserError that names the stage."""
     folder, _, file = CONFIGS.get(stage, stage).rpartition("/")
     GlobalHydra.instance().clear()
+    run = runpy.run_path(str(HERE / f"{stage}.py"))["main"].__wrapped__
     try:
         with initialize_config_dir(str(CONFIG_DIR / folder), version_base="1.3"):
             config = compose(file, overrides)
-        check(config, runpy.run_path(str(HERE / f"{stage}.py"))["main"].__wrapped__)
+        check(config, run)
     except (UserError, OmegaConfBaseException, HydraException) as error:
-        raise UserError(f"{stage}: {error}") from None
+        raise UserError(f"{stage}: {explained(error, run)}") from None
     return plain(config)
 
 

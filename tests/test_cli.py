@@ -16,10 +16,14 @@ import pytest
 import torch
 from adk import DATA
 
-from ophio import __version__, pretrained
+from ophio import __version__, interpolation, pretrained
 from ophio.autoencoder import Autoencoder
 from ophio.cli import main
 from ophio.constants import CA
+from ophio.diffusion.samplers import SAMPLERS
+from ophio.evaluation.folding.esmfold import WEIGHTS as ESMFOLD_WEIGHTS
+from ophio.evaluation.folding.trrosetta import NETWORKS
+from ophio.evaluation.structures import LONGEST, SHORTEST
 from ophio.io import StructureWarning, read_structure, write_structure
 from ophio.latents import fingerprint, load_latent
 from ophio.metrics import ca_rmsd
@@ -372,13 +376,30 @@ def test_wrong_options(capsys):
         assert end.value.code == 2 and said.startswith("usage: ophio") and "Traceback" not in said
 
 
+def test_help_names_what_the_library_has(capsys):
+    """The parser does not import what it describes, so that `ophio --help` starts at once."""
+    told = {
+        "sample": (*SAMPLERS, "mini_diffusion"),
+        "evaluate": (ESMFOLD_WEIGHTS, f"1 to {NETWORKS}", f"{SHORTEST}-{LONGEST}"),
+        "interpolate": (*interpolation.METHODS, f"default: {interpolation.METHOD}", f"default: {interpolation.MODEL}"),
+        "reconstruct": ("default: mini)",),
+    }
+    for command, words in told.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(word in text for word in words), command
+
+
 # ------------------------------------------------------------------------------------------------------- as a process
 
 
 def _process(*arguments: str | Path, **options) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "ophio.cli", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_help_and_version_start_at_once():

@@ -1,17 +1,20 @@
+import inspect
 import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from inprocess import run_pipeline
+from omegaconf import DictConfig, OmegaConf
 
 from ophio.config import CONFIG_DIR, check
 from ophio.errors import UserError
@@ -89,7 +92,7 @@ def test_a_missing_value_is_named():
     broken["model"]["inner"]["width"] = 3
     with pytest.raises(UserError, match="^steps: required"):
         check(OmegaConf.create(broken), run)
-    with pytest.raises((UserError, MissingMandatoryValue), match="width"):
+    with pytest.raises(UserError, match="model.inner.width: required, but not given"):
         check(OmegaConf.create(config(width="???")), run)
 
 
@@ -121,6 +124,22 @@ def test_partial_objects_may_lack_arguments():
     partial["model"]["inner"]["widht"] = 3
     with pytest.raises(UserError, match="model.inner.widht: no such option"):
         check(OmegaConf.create(partial), run)
+
+
+def test_who_refers_to_an_ill_typed_value_is_not_blamed():
+    broken = OmegaConf.create(config(width="${steps}") | {"steps": "many"})
+    with pytest.raises(UserError, match="^steps='many': expected int"):
+        check(broken, run)
+
+
+def test_dictionaries_and_lists_are_told_apart():
+    def takes(some: DictConfig, names: list[str], either: str | list[str] = "a") -> None: ...
+
+    check(OmegaConf.create({"some": {"a": 1}, "names": ["a"], "either": ["b"]}), takes)
+    for key, value in (("some", [1]), ("some", 1), ("names", {"a": 1}), ("names", [1]), ("either", {"a": 1})):
+        broken = {"some": {}, "names": []} | {key: value}
+        with pytest.raises(UserError, match=f"^part.{key}=.*: expected"):
+            check(OmegaConf.create(broken), takes, "part.")
 
 
 # The configurations that ophio brings, and its commands
@@ -181,3 +200,115 @@ def test_a_mistake_on_the_command_line_gives_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "train_autoencoder: model.kernel='five': expected int\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# Every pipeline
+
+SCRIPTS = sorted(path.stem for path in PIPELINES.glob("*.py"))
+
+
+@cache
+def main_of(script: str) -> Callable[[], None]:
+    return runpy.run_path(str(PIPELINES / f"{script}.py"), run_name=script)["main"]
+
+
+@cache
+def composed(script: str) -> DictConfig:
+    """Its configuration, with something in place of what must be given."""
+    (path,) = (path for path in CONFIG_DIR.rglob(f"{script}.yaml") if "hydra:" in path.read_text())
+    with initialize_config_dir(str(path.parent), version_base="1.3"):
+        found = compose(script)
+    for key in OmegaConf.missing_keys(found):
+        OmegaConf.update(found, key, "nowhere")
+    return found
+
+
+def required(script: str) -> list[str]:
+    return [f"{key}=nowhere" for key, value in flat(composed(script)) if value == "nowhere"]
+
+
+def flat(config: DictConfig, path: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in config.items():
+        found += flat(value, f"{path}{key}.") if isinstance(value, DictConfig) else [(f"{path}{key}", value)]
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_of_a_pipeline_has_a_type_that_is_checked(script):
+    run = main_of(script).__wrapped__
+    for key, parameter in inspect.signature(run).parameters.items():
+        config = deepcopy(composed(script))
+        config[key] = 7 if "DictConfig" in str(parameter.annotation) else {"a": 1}
+        with pytest.raises(UserError, match=f"^{key}=.*: expected"):
+            check(config, run)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_mistakes_in_the_options_of_a_pipeline_cost_a_line_and_no_work(script, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = required(script)
+    known = inspect.signature(main_of(script).__wrapped__).parameters
+    ill_typed = next(key for key, value in known.items() if "DictConfig" not in str(value.annotation))
+    mistakes = {
+        "ouptut=3": f"ouptut: no such option; there are {', '.join(known)}",
+        "+ouptut=3": f"ouptut: no such option; there are {', '.join(known)}",
+        f"{ill_typed}={{a: 1}}": f"{ill_typed}=",
+        "": f"{given[0].split('=')[0]}: required, but not given (see --help)",
+    }
+    for mistake, message in mistakes.items():
+        options = [*given, mistake] if mistake else given[1:]
+        assert run_pipeline(main_of(script), script, *options) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1 and err.startswith(f"{script}: ") and message in err, err
+    assert list(tmp_path.iterdir()) == []
+
+
+INSIDE = [
+    ("prepare_data", "filters.min_lenght=3", "filters.min_lenght"),
+    ("prepare_data", "filters.min_length=few", "filters.min_length"),
+    ("prepare_data", "+folder.splt={}", "splt"),
+    ("prepare_data", "filters.breaks=mend", "breaks"),
+    ("prepare_data", "folder.chains=some", "chains"),
+    ("train_autoencoder", "loss=3", "loss=3: expected the name of a configuration; there are reconstruction"),
+    ("train_autoencoder", "total_steps=many", "total_steps='many': expected int"),
+    ("train_diffusion", "model.denoiser.wdth=3", "model.denoiser.wdth: no such option"),
+    ("train_diffusion", "model.process.prediction=3", "model.process.prediction=3: expected str"),
+    ("train_diffusion", "data={a: 1}", "data={a: 1}: expected the name of a configuration; there are latents"),
+    ("run", "++sample.nmu=3", "sample: nmu: no such option"),
+    ("run", "++sample.num=few", "sample: num='few': expected int"),
+    ("run", "++train_autoencoder.model.kernel=five", "train_autoencoder: model.kernel='five': expected int"),
+    ("run", "stages=[sampel]", "stages: no sampel; there are prepare_data, "),
+    ("release", "sampling={stepps: 10}", "sampling.stepps: no such option; there are sampler, steps, "),
+    ("release", "sampling={steps: few}", "sampling.steps='few': expected int"),
+    ("interpolate", "models=[1]", "models=[1]: expected list[str]"),
+    ("interpolate", "methods=[strait]", "methods: no strait; there are linear"),
+    ("interpolate", "core_rmsd=[1.5]", "core_rmsd=[1.5]: give the lowest and the highest"),
+    ("reproduce", "table=speeed", "table=speeed: not one of reconstruction"),
+    ("sample", "sampler=ddmp", "ddmp"),
+    ("sample", "length=long", "long"),
+    ("evaluate", "lengths=some", "some"),
+]
+
+
+@pytest.mark.parametrize(("script", "mistake", "message"), INSIDE)
+def test_mistakes_inside_options_are_named(script, mistake, message, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = [option for option in required(script) if option.split("=")[0] != mistake.split("=")[0]]
+    assert run_pipeline(main_of(script), script, *given, mistake) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"{script}: ") and message in err, err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_tells_what_a_pipeline_does_and_every_option(script, capfd):
+    assert run_pipeline(main_of(script), script, "--help") == 0
+    told = capfd.readouterr().out
+    documented = (PIPELINES / f"{script}.py").read_text().split('"""')[1]
+    assert told.startswith(documented.splitlines()[0])
+    for key in composed(script):
+        assert f"\n{key}:" in told or f"Given as {key}.name=value:" in told, key
+    assert "hydra" not in told and "defaults:" not in told
+    if script.startswith("train"):
+        assert "experiment=NAME" in told and "\n  mini_smoke " in told
