@@ -3,6 +3,7 @@ import torch
 from e3nn import o3
 
 from ophio import irreps
+from ophio.irreps import linear as linear_module
 from ophio.irreps import product as product_module
 from ophio.geometry import random_rotation
 from ophio.irreps import ChannelwiseProduct, ChannelwiseSquare, Linear
@@ -286,16 +287,68 @@ def test_blocks_of_nodes_give_the_product_and_its_gradients(kind, monkeypatch):
     monkeypatch.setattr(product_module, "BLOCK", 6)
     torch.manual_seed(0)
     product = kind(2)
-    inputs = [torch.randn(5, 9, 2, dtype=torch.float64, requires_grad=True) for _ in range(1 + (kind is ChannelwiseProduct))]
+    inputs = [
+        torch.randn(5, 9, 2, dtype=torch.float64, requires_grad=True) for _ in range(1 + (kind is ChannelwiseProduct))
+    ]
     expected = product_module._plain(inputs[0], inputs[-1], product.table)
     for found, value in zip(product(*inputs), expected, strict=True):
         torch.testing.assert_close(found, value)
     assert torch.autograd.gradcheck(lambda *x: tuple(product(*x)), inputs)
 
 
-def test_a_degree_in_several_pieces_maps_as_one():
+def inputs_of_linear() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Joined features [4, 4, 2] of which memory has the components first, and degrees of 5 and 3 channels."""
     torch.manual_seed(0)
-    linear = Linear([7, 5], 3).double()
-    scalars, vectors = torch.randn(4, 1, 7).double(), torch.randn(4, 3, 5).double()
-    pieces = [tuple(scalars.split([2, 5], -1)), tuple(vectors.split([4, 1], -1))]
-    torch.testing.assert_close(linear(pieces), linear([scalars, vectors]))
+    joined = torch.randn(4, 4, 2).movedim(0, -2).requires_grad_()
+    return joined, [torch.randn(4, 1, 5, requires_grad=True), torch.randn(4, 3, 3, requires_grad=True)]
+
+
+def test_channels_of_several_inputs_of_a_map_count_one_after_the_other():
+    joined, parts = inputs_of_linear()
+    linear = Linear([7, 5], 3)
+    both = [torch.cat(pair, dim=-1) for pair in zip(irreps.split(joined), parts, strict=True)]
+    torch.testing.assert_close(linear(joined, parts), linear(both))
+    with pytest.raises(ValueError, match="degree 0 comes with 2 channels, not 7"):
+        linear(joined)
+
+
+def test_linear_in_place_gives_the_map_and_its_gradients(monkeypatch):
+    """A few rows at a time, as without `torch.compile`; against the definition and differences."""
+    monkeypatch.setattr(linear_module, "_blocks", lambda rows, block: [slice(0, 3), slice(3, len(rows))])
+    joined, parts = inputs_of_linear()
+    linear = Linear([7, 5], 3)
+    torch.nn.init.normal_(linear.bias)
+    expected = linear_module._plain([joined, parts], [*linear.weights], linear.bias)
+    torch.testing.assert_close(linear(joined, parts), expected)
+    assert torch.autograd.gradcheck(lambda x, *parts: linear(x, parts), (joined, *parts))
+    weights = [*linear.weights, linear.bias]
+    found, wanted = (torch.autograd.grad(out.square().sum(), weights) for out in (linear(joined, parts), expected))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_linear_follows_autocast():
+    linear, x = Linear([3, 3], 4).float(), torch.randn(5, 4, 3, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = linear(x)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    torch.testing.assert_close(out.float(), linear(x), rtol=0.05, atol=0.05)
+    assert linear.weights[1].grad.dtype == torch.float32
+
+
+def test_scaling_degrees_has_the_gradients_of_its_definition():
+    torch.manual_seed(0)
+    features, scale = torch.randn(5, 9, 1, requires_grad=True), torch.randn(5, 3, 2, requires_grad=True)
+    scaled = irreps.scale_degrees(irreps.split(features), scale)
+    torch.testing.assert_close(scaled, features * irreps.expand_degrees(scale))
+    assert torch.autograd.gradcheck(lambda x, y: irreps.scale_degrees(irreps.split(x), y), (features, scale))
+
+
+def test_memory_of_features_has_the_components_first():
+    """What operations return is laid out as the next one wants it; what comes from elsewhere is brought into order."""
+    x = torch.randn(2, 5, 9, 3)
+    first = irreps.components_first(x)
+    assert first.is_contiguous() and first.shape == (9, 10, 3)
+    assert torch.equal(irreps.components_last(first, (2, 5)), x)
+    for made in (irreps.join(irreps.split(x)), Linear([3] * 3, 4)(x), irreps.components_last(first, (2, 5))):
+        assert irreps.components_first(made).data_ptr() == made.data_ptr()

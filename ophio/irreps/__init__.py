@@ -7,7 +7,18 @@ l=1 feature is a vector. There is no parity: proteins are chiral.
 
 from ophio.irreps.clebsch_gordan import clebsch_gordan, wigner_matrix
 from ophio.irreps.harmonics import solid_harmonics, symmetric_traceless
-from ophio.irreps.layout import degree_of_component, dim, expand_degrees, join, lmax_of, pad_degrees, split
+from ophio.irreps.layout import (
+    components_first,
+    components_last,
+    degree_of_component,
+    dim,
+    expand_degrees,
+    join,
+    lmax_of,
+    pad_degrees,
+    scale_degrees,
+    split,
+)
 from ophio.irreps.linear import Linear
 from ophio.irreps.product import ChannelwiseProduct, ChannelwiseSquare
 
@@ -16,12 +27,15 @@ __all__ = [
     "ChannelwiseSquare",
     "Linear",
     "clebsch_gordan",
+    "components_first",
+    "components_last",
     "degree_of_component",
     "dim",
     "expand_degrees",
     "join",
     "lmax_of",
     "pad_degrees",
+    "scale_degrees",
     "solid_harmonics",
     "split",
     "symmetric_traceless",

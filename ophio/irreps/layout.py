@@ -1,12 +1,13 @@
-"""Splitting features by degree, and joining them again."""
+"""Splitting features by degree, joining them again, and the order of their numbers in memory."""
 
-from collections.abc import Iterable
-from math import isqrt
+from collections.abc import Iterable, Sequence
+from math import isqrt, prod
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def dim(lmax: int) -> int:
@@ -29,7 +30,22 @@ def split(features: Float[Tensor, "*batch S C"]) -> tuple[Tensor, ...]:
 
 def join(parts: Iterable[Float[Tensor, "*batch _ C"]]) -> Float[Tensor, "*batch S C"]:
     """Inverse of `split`."""
-    return torch.cat(tuple(parts), dim=-2)
+    return torch.cat([part.movedim(-2, 0) for part in parts]).movedim(0, -2)
+
+
+def components_first(features: Float[Tensor, "*batch S C"]) -> Float[Tensor, "S nodes C"]:
+    """All batch dimensions in one, each component a contiguous matrix.
+
+    A view where memory is in this order already, as it is of whatever the operations of this package return.
+    """
+    *batch, components, channels = features.shape
+    return features.movedim(-2, 0).reshape(components, prod(batch), channels).contiguous()
+
+
+def components_last(features: Float[Tensor, "S nodes C"], batch: Sequence[int]) -> Float[Tensor, "*batch S C"]:
+    """Inverse of `components_first`, always a view."""
+    components, _, channels = features.shape
+    return features.view(components, *batch, channels).movedim(0, -2)
 
 
 def degree_of_component(lmax: int) -> Int[Tensor, "S"]:
@@ -39,9 +55,41 @@ def degree_of_component(lmax: int) -> Int[Tensor, "S"]:
 
 def expand_degrees(per_degree: Float[Tensor, "*batch D C"]) -> Float[Tensor, "*batch S C"]:
     """Repeats one value for each degree over the 2l+1 components of that degree."""
-    return per_degree[..., degree_of_component(per_degree.shape[-2] - 1).to(per_degree.device), :]
+    values = per_degree.split(1, dim=-2)
+    return join(value.expand(*value.shape[:-2], 2 * degree + 1, -1) for degree, value in enumerate(values))
 
 
 def pad_degrees(features: Float[Tensor, "*batch S C"], lmax: int) -> Float[Tensor, "*batch T C"]:
     """Features up to `lmax`: higher degrees are cut off, or filled with zeros."""
     return F.pad(features, (0, 0, 0, dim(lmax) - features.shape[-2]))
+
+
+def scale_degrees(
+    parts: Sequence[Float[Tensor, "*#batch _ #C"]], scale: Float[Tensor, "*#batch D #C"]
+) -> Float[Tensor, "*batch S C"]:
+    """Every degree (`split`) times its own factors, joined."""
+    if torch.compiler.is_compiling():
+        return join(part * factor for part, factor in zip(parts, scale.split(1, dim=-2), strict=True))
+    return _ScaleDegrees.apply(scale.movedim(-2, 0), *(part.movedim(-2, 0) for part in parts)).movedim(0, -2)
+
+
+class _ScaleDegrees(torch.autograd.Function):
+    """Degrees and components come first; every product goes where it belongs."""
+
+    @staticmethod
+    def forward(ctx, scale: Tensor, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(scale, *parts)
+        shape = torch.broadcast_shapes(parts[0].shape[1:], scale.shape[1:])
+        out = torch.empty(dim(len(parts) - 1), *shape, dtype=torch.result_type(parts[0], scale), device=scale.device)
+        for degree, (part, factor) in enumerate(zip(parts, scale, strict=True)):
+            torch.mul(part, factor, out=out[dim(degree - 1) : dim(degree)])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        scale, *parts = ctx.saved_tensors
+        gradients = gradient.split([len(part) for part in parts])
+        to_parts = [(g * factor).sum_to_size(x.shape) for g, factor, x in zip(gradients, scale, parts, strict=True)]
+        to_scale = [(g * x).sum(0).sum_to_size(scale.shape[1:]) for g, x in zip(gradients, parts, strict=True)]
+        return torch.stack(to_scale), *to_parts

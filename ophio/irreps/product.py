@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ophio.irreps.clebsch_gordan import clebsch_gordan
-from ophio.irreps.layout import dim
+from ophio.irreps.layout import components_last, dim
 
 Term = tuple[int, int, float]  # component of the left input, of the right input, coefficient
 Table = list[list[list[list[Term]]]]  # [degree][path][component] -> terms
@@ -49,8 +49,8 @@ class _Product(nn.Module):
         if torch.compiler.is_compiling():
             return _plain(left, right, self.table)
         batch = left.shape[:-2]
-        parts = _InBlocks.apply(left.flatten(0, -3), right.flatten(0, -3), self.table)
-        return [part.unflatten(0, batch) for part in parts]
+        left, right = (x.movedim(-2, 0).flatten(1, -2) for x in (left, right))
+        return [components_last(part, batch) for part in _InBlocks.apply(left, right, self.table)]
 
 
 def _plain(left: Tensor, right: Tensor, table: Table) -> list[Tensor]:
@@ -74,17 +74,17 @@ class _InBlocks(torch.autograd.Function):
     def forward(ctx, left: Tensor, right: Tensor, table: Table) -> tuple[Tensor, ...]:
         ctx.save_for_backward(left, right)
         ctx.table = table
-        nodes, _, channels = left.shape
-        out = [left.new_empty(nodes, len(paths[0]), len(paths), channels) for paths in table]
+        _, nodes, channels = left.shape
+        out = [left.new_empty(len(paths[0]), nodes, len(paths), channels) for paths in table]
         for block in _blocks(left):
-            a, b = _components_first(left[block]), _components_first(right[block])
+            a, b = _matrices(left, block), _matrices(right, block)
             total = torch.empty_like(a[0])
             for part, path, component, terms in _walk(table):
                 (i, j, coefficient), *others = terms
                 torch.mul(a[i], b[j], out=total).mul_(coefficient)
                 for i, j, coefficient in others:
                     total.addcmul_(a[i], b[j], value=coefficient)
-                out[part][block, component, path] = total
+                out[part][component, block, path] = total
         return tuple(part.flatten(-2) for part in out)
 
     @staticmethod
@@ -92,17 +92,15 @@ class _InBlocks(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         left, right = ctx.saved_tensors
         gradients = [g.unflatten(-1, (-1, left.shape[-1])) for g in gradients]
-        to_left, to_right = torch.empty_like(left), torch.empty_like(right)
+        to_left, to_right = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (left, right))
         for block in _blocks(left):
-            a, b = _components_first(left[block]), _components_first(right[block])
-            of_a, of_b = ([torch.zeros_like(x) for x in factor] for factor in (a, b))
+            a, b = _matrices(left, block), _matrices(right, block)
+            of_a, of_b = to_left[:, block].unbind(0), to_right[:, block].unbind(0)
             for part, path, component, terms in _walk(ctx.table):
-                gradient = gradients[part][block, component, path].contiguous()
+                gradient = gradients[part][component, block, path].contiguous()
                 for i, j, coefficient in terms:
                     of_a[i].addcmul_(gradient, b[j], value=coefficient)
                     of_b[j].addcmul_(gradient, a[i], value=coefficient)
-            torch.stack(of_a, dim=1, out=to_left[block])
-            torch.stack(of_b, dim=1, out=to_right[block])
         return to_left, to_right, None
 
 
@@ -114,15 +112,15 @@ def _walk(table: Table) -> Iterator[tuple[int, int, int, list[Term]]]:
                 yield degree, path, component, terms
 
 
-def _blocks(features: Float[Tensor, "nodes S C"]) -> Iterator[slice]:
-    nodes, _, channels = features.shape
+def _blocks(features: Float[Tensor, "S nodes C"]) -> Iterator[slice]:
+    _, nodes, channels = features.shape
     step = max(1, BLOCK // channels) if features.device.type == "cpu" else max(1, nodes)
     return (slice(start, start + step) for start in range(0, nodes, step))
 
 
-def _components_first(features: Float[Tensor, "nodes S C"]) -> tuple[Tensor, ...]:
-    """Each component as a contiguous tensor."""
-    return features.transpose(0, 1).contiguous().unbind(0)
+def _matrices(features: Float[Tensor, "S nodes C"], block: slice) -> list[Tensor]:
+    """The components of some nodes, each contiguous."""
+    return [component[block].contiguous() for component in features]
 
 
 class ChannelwiseProduct(_Product):

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ophio.irreps import join, split
+from ophio.irreps import scale_degrees, split
 
 
 class Gate(nn.Module):
@@ -17,6 +17,5 @@ class Gate(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch S C"]) -> Float[Tensor, "*batch S C"]:
         parts = split(features)
-        gates = self.mlp(parts[0]).chunk(len(parts), dim=-1)
-        # factor 2: an untrained sigmoid is one half
-        return join(part * (2 * gate) for part, gate in zip(parts, gates, strict=True))
+        gates = self.mlp(parts[0].squeeze(-2)).unflatten(-1, (len(parts), -1))
+        return scale_degrees(parts, 2 * gates)  # 2: an untrained sigmoid is one half

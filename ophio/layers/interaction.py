@@ -3,7 +3,7 @@
 from torch import nn
 
 from ophio.cloud import Cloud
-from ophio.irreps import ChannelwiseProduct, Linear, split
+from ophio.irreps import ChannelwiseProduct, Linear
 from ophio.layers.gate import Gate
 from ophio.layers.norm import EquivariantNorm
 
@@ -31,8 +31,7 @@ class SelfInteraction(nn.Module):
         self.out = Linear([channels] * (lmax + 1), channels, gain=0.5)
 
     def forward(self, cloud: Cloud) -> Cloud:
-        parts = split(self.norm(cloud.features))
-        left, right = self.factors(parts).chunk(2, dim=-1)
-        products = self.product(left, right)
-        mixed = self.mix(list(zip(parts, products, strict=True)))
-        return cloud.replace(features=cloud.features + self.out(split(self.gate(mixed))))
+        normed = self.norm(cloud.features)
+        left, right = self.factors(normed).chunk(2, dim=-1)
+        mixed = self.mix(normed, self.product(left, right))
+        return cloud.replace(features=cloud.features + self.out(self.gate(mixed)))

@@ -5,14 +5,16 @@ inputs t S .. t S + K - 1, and the last window may reach over the end: the paper
 K = 5, S = 3, and any other length with masked nodes.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ophio.cloud import Cloud
-from ophio.irreps import Linear, expand_degrees, solid_harmonics, split
+from ophio.irreps import Linear, scale_degrees, solid_harmonics, split
 
 
 def num_windows(num_nodes: int, kernel: int, stride: int) -> int:
@@ -26,22 +28,85 @@ def window_mask(mask: Bool[Tensor, "batch n"], kernel: int, stride: int) -> Bool
     """A window is real if one of the inputs that no earlier window covers is real: padding adds no real window."""
     if stride == 1:
         return mask
-    windows = _windows(mask, kernel, stride)
+    windows = _windows_of_mask(mask, kernel, stride)
     fresh = windows[..., kernel - stride :].any(-1)
     return torch.cat([windows[:, :1].any(-1), fresh[:, 1:]], dim=1)
 
 
-def _padding(num_nodes: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Nodes to add on the left and right so that the windows tile the input."""
-    left = kernel // 2 if stride == 1 else 0
+def _windows_of_mask(mask: Bool[Tensor, "batch n"], kernel: int, stride: int) -> Bool[Tensor, "batch t K"]:
+    """False beyond the ends."""
+    num_nodes, left = mask.shape[1], _left(kernel, stride)
     covered = (num_windows(num_nodes, kernel, stride) - 1) * stride + kernel
-    return left, covered - left - num_nodes
+    return F.pad(mask, (left, covered - left - num_nodes)).unfold(1, kernel, stride)
 
 
-def _windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """[batch, n, ...] -> [batch, t, ..., kernel], zeros (False) beyond the ends."""
-    padding = _padding(x.shape[1], kernel, stride)
-    return F.pad(x, (0, 0) * (x.dim() - 2) + padding).unfold(1, kernel, stride)
+def _left(kernel: int, stride: int) -> int:
+    """How far the first window reaches over the beginning."""
+    return kernel // 2 if stride == 1 else 0
+
+
+def _places(num_nodes: int, kernel: int, stride: int) -> Iterator[tuple[int, slice, slice]]:
+    """For every place in a window: the windows that have a node there, and these nodes."""
+    for place in range(kernel):
+        offset = place - _left(kernel, stride)
+        first = max(0, -(offset // stride))
+        last = min(num_windows(num_nodes, kernel, stride), (num_nodes - 1 - offset) // stride + 1)
+        if first < last:
+            start = first * stride + offset
+            yield place, slice(first, last), slice(start, start + (last - first - 1) * stride + 1, stride)
+
+
+class Windows(torch.autograd.Function):
+    """Nodes [*batch, n, C] to windows [*batch, t, K, C] with weights [batch, t, K]: 0 where there is no node."""
+
+    @staticmethod
+    def forward(ctx, nodes: Tensor, weights: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(weights)
+        ctx.num_nodes, ctx.stride = nodes.shape[-2], stride
+        return _gather(nodes, weights, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _scatter(gradient, *ctx.saved_tensors, ctx.num_nodes, ctx.stride), None, None
+
+
+class OverlapAdd(torch.autograd.Function):
+    """The adjoint, windows to nodes: each gets the weighted sum of what windows have in its place."""
+
+    @staticmethod
+    def forward(ctx, windows: Tensor, weights: Tensor, num_nodes: int, stride: int) -> Tensor:
+        ctx.save_for_backward(windows, weights)
+        ctx.stride = stride
+        return _scatter(windows, weights, num_nodes, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        windows, weights = ctx.saved_tensors
+        to_weights = torch.zeros_like(weights)
+        for place, of_windows, of_nodes in _places(gradient.shape[-2], weights.shape[-1], ctx.stride):
+            products = windows[..., of_windows, place, :] * gradient[..., of_nodes, :]
+            to_weights[:, of_windows, place] = products.sum(-1).sum_to_size(to_weights[:, of_windows, place].shape)
+        return _gather(gradient, weights, ctx.stride), to_weights, None, None
+
+
+def _gather(nodes: Tensor, weights: Tensor, stride: int) -> Tensor:
+    num_windows, kernel = weights.shape[1:]
+    dtype = torch.result_type(nodes, weights)
+    windows = nodes.new_zeros(*nodes.shape[:-2], num_windows, kernel, nodes.shape[-1], dtype=dtype)
+    for place, of_windows, of_nodes in _places(nodes.shape[-2], kernel, stride):
+        weight = weights[:, of_windows, place, None]
+        torch.mul(nodes[..., of_nodes, :], weight, out=windows[..., of_windows, place, :])
+    return windows
+
+
+def _scatter(windows: Tensor, weights: Tensor, num_nodes: int, stride: int) -> Tensor:
+    dtype = torch.result_type(windows, weights)
+    nodes = windows.new_zeros(*windows.shape[:-3], num_nodes, windows.shape[-1], dtype=dtype)
+    for place, of_windows, of_nodes in _places(num_nodes, weights.shape[-1], stride):
+        nodes[..., of_nodes, :].addcmul_(windows[..., of_windows, place, :], weights[:, of_windows, place, None])
+    return nodes
 
 
 def _check(kernel: int, stride: int) -> None:
@@ -79,7 +144,9 @@ class SequenceConvolution(nn.Module):
         super().__init__()
         _check(kernel, stride)
         if stride == 1 and in_channels != out_channels:
-            raise ValueError(f"a convolution without stride is residual: {in_channels} channels cannot become {out_channels}")
+            raise ValueError(
+                f"a convolution without stride is residual: {in_channels} channels cannot become {out_channels}"
+            )
         self.lmax, self.kernel, self.stride, self.length_scale = lmax, kernel, stride, length_scale
         self.position_logits = nn.Parameter(torch.zeros(kernel)) if stride > 1 else None
         self.radial = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, (lmax + 1) * edge_channels))
@@ -89,13 +156,12 @@ class SequenceConvolution(nn.Module):
     def forward(self, cloud: Cloud, features: Float[Tensor, "batch n S C"] | None = None) -> Cloud:
         """`features`: what enters the convolution instead of the cloud's own (a normalised copy, say)."""
         features = cloud.features if features is None else features
-        real = _windows(cloud.mask, self.kernel, self.stride)
-        neighbours = rearrange(_windows(cloud.positions, self.kernel, self.stride), "b t x k -> b t k x")
+        real = _windows_of_mask(cloud.mask, self.kernel, self.stride).to(features.dtype)
+        neighbours = Windows.apply(cloud.positions, real, self.stride)
         positions = self._centres(cloud.positions, neighbours, real)
         edges = self._edges(neighbours - positions[:, :, None], real)
-        inputs = _windows(features * cloud.mask[..., None, None], self.kernel, self.stride)
-        windows = torch.cat([rearrange(inputs, "b t s c k -> b t s (k c)"), edges], dim=-1)
-        out = self.linear(split(windows))
+        inputs = Windows.apply(features.movedim(-2, 0), real, self.stride).flatten(-2).movedim(0, -2)
+        out = self.linear(inputs, edges)
         if self.stride == 1:
             return cloud.replace(features=cloud.features + out)
         return Cloud(positions, out, window_mask(cloud.mask, self.kernel, self.stride))
@@ -112,10 +178,10 @@ class SequenceConvolution(nn.Module):
         # u = r / sqrt(r^2 + s^2) lies inside the unit ball, is smooth at 0 and keeps the length
         square = vectors.square().sum(-1, keepdim=True) / self.length_scale**2
         shrink = (1 + square).rsqrt()
-        harmonics = solid_harmonics(vectors / self.length_scale * shrink, self.lmax)
+        harmonics = solid_harmonics(vectors / self.length_scale * shrink, self.lmax) * real[..., None]
         radial = self.radial(torch.cat([1 / shrink, shrink], dim=-1)).unflatten(-1, (self.lmax + 1, -1))
-        edges = harmonics[..., None] * expand_degrees(radial) * real[..., None, None]
-        return rearrange(edges, "b t k s c -> b t s (k c)")
+        edges = scale_degrees(split(harmonics[..., None]), radial)
+        return edges.movedim(-2, 0).flatten(-2).movedim(0, -2)
 
 
 class TransposedSequenceConvolution(nn.Module):
@@ -130,7 +196,13 @@ class TransposedSequenceConvolution(nn.Module):
     """
 
     def __init__(
-        self, lmax: int, in_channels: int, out_channels: int, kernel: int = 5, stride: int = 2, length_scale: float = 5.0
+        self,
+        lmax: int,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 5,
+        stride: int = 2,
+        length_scale: float = 5.0,
     ):
         super().__init__()
         _check(kernel, stride)
@@ -140,24 +212,13 @@ class TransposedSequenceConvolution(nn.Module):
 
     def forward(self, cloud: Cloud, mask: Bool[Tensor, "batch n"]) -> Cloud:
         """`mask`: which of the n children are real, as it was before the convolution that this one undoes."""
-        children = self.linear(split(cloud.features))
-        children = rearrange(children, "b t s (k c) -> b t k s c", k=self.kernel)
-        features, arrows = children[..., :-1], children[..., 1:4, -1]
-        positions = cloud.positions[:, :, None] + self.length_scale * arrows
+        num_nodes = mask.shape[1]
         weights = (self.weight_logits.softmax(0) + 1e-6) * cloud.mask[..., None]
-        total = self._overlap_add(weights, mask.shape[1]).clamp(min=1e-6)
-        weights = weights[..., None]
-        positions = self._overlap_add(weights * positions, mask.shape[1]) / total[..., None]
-        features = self._overlap_add(weights[..., None] * features, mask.shape[1]) / total[..., None, None]
-        return Cloud(positions, features, mask)
-
-    def _overlap_add(self, x: Tensor, num_nodes: int) -> Tensor:
-        """[batch, t, kernel, ...] -> [batch, n, ...]: child k of node t adds to node t S + k."""
-        folds = -(-self.kernel // self.stride)
-        tail = (0, 0) * (x.dim() - 3)
-        x = F.pad(x, (*tail, 0, folds * self.stride - self.kernel))
-        x = x.unflatten(2, (folds, self.stride))
-        shifted = [F.pad(x[:, :, m], (*tail, 0, 0, m, folds - 1 - m)) for m in range(folds)]
-        total = torch.stack(shifted).sum(0).flatten(1, 2)
-        left, _ = _padding(num_nodes, self.kernel, self.stride)
-        return total[:, left : left + num_nodes]
+        total = OverlapAdd.apply(torch.ones_like(weights)[..., None], weights, num_nodes, self.stride)
+        share = 1 / total.clamp(min=1e-6)  # weights of what meets in a node sum to 1
+        weights = weights * Windows.apply(share, torch.ones_like(weights), self.stride)[..., 0]
+        parents = cloud.positions[:, :, None].expand(*weights.shape, 3)
+        positions = OverlapAdd.apply(parents, weights, num_nodes, self.stride)
+        children = self.linear(cloud.features).movedim(-2, 0).unflatten(-1, (self.kernel, -1))
+        averages = OverlapAdd.apply(children, weights, num_nodes, self.stride).movedim(0, -2)
+        return Cloud(positions + self.length_scale * averages[..., 1:4, -1], averages[..., :-1], mask)
