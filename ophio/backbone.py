@@ -90,7 +90,9 @@ class BackboneGeometry(nn.Module):
 
     # atoms first, residues last: every step is one pass over long rows
 
-    def _tau_corrections(self, x: Float[Tensor, "4 3 batch L"], mask: Bool[Tensor, "batch L"]) -> Float[Tensor, "4 3 batch L"]:
+    def _tau_corrections(
+        self, x: Float[Tensor, "4 3 batch L"], mask: Bool[Tensor, "batch L"]
+    ) -> Float[Tensor, "4 3 batch L"]:
         across = x[C] - x[N]
         length = across.square().sum(0).clamp(min=0.25).sqrt()
         excess = length - length.clamp(*TAU_RANGE)
@@ -98,7 +100,9 @@ class BackboneGeometry(nn.Module):
         zero = torch.zeros_like(pull)
         return torch.stack([pull, zero, -pull, zero])  # N, CA, C, O
 
-    def _corrections(self, x: Float[Tensor, "4 3 batch L"], active: Bool[Tensor, "8 batch L"]) -> Float[Tensor, "4 3 batch L"]:
+    def _corrections(
+        self, x: Float[Tensor, "4 3 batch L"], active: Bool[Tensor, "8 batch L"]
+    ) -> Float[Tensor, "4 3 batch L"]:
         following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
         atoms = torch.cat([x, following])
         vectors = (self.incidence @ atoms.flatten(1)).unflatten(1, atoms.shape[1:])

@@ -44,7 +44,9 @@ class Cloud:
     def __mul__(self, factor: float | Float[Tensor, "*batch"]) -> "Cloud":
         """Positions and features times one number, or one number for each cloud of a batch."""
         if isinstance(factor, Tensor) and factor.dim():
-            return Cloud(self.positions * factor[..., None, None], self.features * factor[..., None, None, None], self.mask)
+            return Cloud(
+                self.positions * factor[..., None, None], self.features * factor[..., None, None, None], self.mask
+            )
         return Cloud(self.positions * factor, self.features * factor, self.mask)
 
     def center(self) -> "Cloud":

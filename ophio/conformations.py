@@ -94,7 +94,12 @@ def pair_row(journey: Journey, latent: dict) -> dict:
     those of the Cartesian line; no frame has a chain break; the middle has at most 1.5 times the clashes of the ends.
     """
     group, ends, line = journey.group, journey.ends, journey.reports[CARTESIAN]
-    row: dict[str, Any] = {"group": group.number, "from": ends[0].name, "to": ends[1].name, "residues": ends[0].num_residues}
+    row: dict[str, Any] = {
+        "group": group.number,
+        "from": ends[0].name,
+        "to": ends[1].name,
+        "residues": ends[0].num_residues,
+    }
     row |= {"core_rmsd": group.core, "ca_rmsd": float(group.distance.max())}
     row |= {key: latent[key] for key in ("end_rmsd", "arc_length", "monotonicity")}
     for name in (*OUTLIERS, "omega_outliers", "rama_outliers", "clashes"):

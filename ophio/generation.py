@@ -52,7 +52,9 @@ def generation_row(records: Sequence[Mapping], bands: Mapping[str, Sequence[floa
 
 
 @torch.no_grad()
-def native_records(corpus: Corpus, autoencoder: Autoencoder | None = None, batch_size: int = 16) -> list[dict[str, float]]:
+def native_records(
+    corpus: Corpus, autoencoder: Autoencoder | None = None, batch_size: int = 16
+) -> list[dict[str, float]]:
     """The same reports of the chains of a corpus, as they are or as an autoencoder gives them back.
 
     They are the ceiling of what the decoder can make, and the data itself.

@@ -61,9 +61,7 @@ def internal_coordinates(
     return InternalCoordinates(tau, link, _measured(*references, positions))
 
 
-def positions_of(
-    coordinates: InternalCoordinates, residue_type: Int[Tensor, "L"]
-) -> Float[Tensor, "*batch L 14 3"]:
+def positions_of(coordinates: InternalCoordinates, residue_type: Int[Tensor, "L"]) -> Float[Tensor, "*batch L 14 3"]:
     """Atoms of the chain, CA of the first residue at the origin."""
     local = _own_backbone(coordinates.tau)
     rotation, origin = _chained(*_steps(local, coordinates.link, coordinates.tau))

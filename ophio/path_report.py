@@ -93,9 +93,7 @@ def path_numbers(
     }
 
 
-def closest_approach(
-    frames: Sequence[Protein], first: Protein, reference: Protein
-) -> dict[str, Any]:
+def closest_approach(frames: Sequence[Protein], first: Protein, reference: Protein) -> dict[str, Any]:
     """The frame nearest to a reference structure, and its CA RMSD (Å) over the residues that both have.
 
     `first` is the structure that named the frames' residues. Raises UserError where the sequences differ too much.

@@ -144,7 +144,9 @@ def write_trajectory(frames: Sequence[Protein], path: Path) -> None:
 def check_outputs(out: Path, trajectory: Path | None, inputs: Sequence[Path]) -> None:
     """Raises UserError for formats that do not exist, and where a file read would be written over."""
     if not out.name.lower().removesuffix(".gz").endswith(SUFFIXES):
-        raise UserError(f"--out {out}: the path is a structure file of many models: end its name in .pdb, .cif or .bcif")
+        raise UserError(
+            f"--out {out}: the path is a structure file of many models: end its name in .pdb, .cif or .bcif"
+        )
     if trajectory is not None:
         check_trajectory(trajectory)
     targets = [out, beside(out, ".json"), beside(out, ".html"), *([trajectory] if trajectory else [])]

@@ -80,12 +80,18 @@ def overlay_of(result: Reconstruction, name: str) -> Entry:
     """The reconstruction over its original, for `ophio.pages.grid_page`."""
     report = result.report
     size = f"{report['residues']} residues, {report['nodes']} nodes"
-    agreement = f"CA RMSD {report['ca_rmsd']:.3f} Å, all atoms {report['all_atom_rmsd']:.3f} Å, TM {report['tm_score']:.3f}"
+    agreement = (
+        f"CA RMSD {report['ca_rmsd']:.3f} Å, all atoms {report['all_atom_rmsd']:.3f} Å, TM {report['tm_score']:.3f}"
+    )
     return overlay(result.predicted, result.true, name, f"{size}; {agreement}")
 
 
 def evaluate(
-    model: Autoencoder, corpora: Sequence[Corpus], crop_length: int | None, batch_size: int = 16, limit: int | None = None
+    model: Autoencoder,
+    corpora: Sequence[Corpus],
+    crop_length: int | None,
+    batch_size: int = 16,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Reports of every chain, or of `limit` chains of all lengths; progress on stderr.
 

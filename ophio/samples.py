@@ -4,7 +4,9 @@
     SAMPLES/samples.jsonl          one line a sample: sequence, seed, length, seconds, validity; failed ones too
     SAMPLES/samples.fasta          the sequences
     SAMPLES/index.html             the first of them to look at
-    SAMPLES/settings.json          how they were made; a folder holds samples of one kind
+    SAMPLES/settings.json          how they were made
+
+A folder holds samples of one kind: made with the same settings.
 """
 
 import json
@@ -145,9 +147,7 @@ class Run:
                 yield _write(self.folder, item, sample)
 
 
-def prepare(
-    model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any]
-) -> Run:
+def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any]) -> Run:
     """Loads the model and claims the folder.
 
     Args:
@@ -209,7 +209,9 @@ def summary(records: Sequence[dict], folder: Path) -> str:
     if made:
         mean = {key: float(np.mean([r[key] for r in made])) for key in ("valid_residues", "helix", "strand", "seconds")}
         valid = f"backbone geometry valid at {mean['valid_residues']:.1%} of residues"
-        lines.append(f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample")
+        lines.append(
+            f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample"
+        )
     redrawn, failed = sum(r["attempts"] - 1 for r in records), len(records) - len(made)
     if redrawn:
         lines.append(f"{redrawn} diverging draws were repeated; {failed} samples failed for good")

@@ -23,7 +23,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     header = list(rows[0])
     cells = [header] + [[text_of(row[key]) for key in header] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 

@@ -1,4 +1,6 @@
-"""For testing equivariant layers, one's own included: random Clouds and proteins, rigid motions, assertions.
+"""For testing equivariant layers, one's own included.
+
+Random Clouds and proteins, rigid motions, and assertions:
 
     cloud = random_cloud(lmax=2, channels=8)
     assert_equivariant(MyLayer(lmax=2, channels=8), cloud)
@@ -76,9 +78,7 @@ def _parents() -> Int[Tensor, "20 14"]:
     return parents
 
 
-def random_motion(
-    seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3"]]:
+def random_motion(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3"]]:
     """A rotation and a translation of about 20 Å."""
     generator = torch.Generator().manual_seed(seed)
     rotation = random_rotation(generator=generator, dtype=dtype)

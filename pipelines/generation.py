@@ -3,7 +3,7 @@
     python pipelines/generation.py weights=mini_diffusion corpus=CORPUS output=runs/generation
 
 Reads `weights` (released, or a folder that training wrote) and `corpus` (made by pipelines/prepare_data.py; its train split
-for novelty, its test split for the rows to compare with); writes `output`/generation.csv and .md and the samples
+for novelty, its test split for the rows to compare with); writes `output`/generation.csv and the samples
 themselves, one folder for each number of steps, raw and idealized. Goes on after an interruption. Options: configs/generation.yaml.
 """
 

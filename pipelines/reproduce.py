@@ -60,7 +60,9 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     ),
     "interpolation": (
         ("conformations",),
-        ("pipelines/interpolate.py corpus={work}/conformations models=[mini_latent,monomer] methods=[blend,rigid,linear] finish=[true] output={out}",),
+        (
+            "pipelines/interpolate.py corpus={work}/conformations models=[mini_latent,monomer] methods=[blend,rigid,linear] finish=[true] output={out}",
+        ),
         {
             "pairs.csv": "interpolation.csv",
             "approach.csv": "interpolation_approach.csv",

@@ -100,9 +100,7 @@ def test_moving_a_protein_moves_its_latent(setting):
 def test_atoms_of_given_types_move_too(setting):
     protein, motion, autoencoder = native(), random_motion(), model(setting)
     types = protein.residue_type
-    still, turned = (
-        autoencoder.decode_atoms(autoencoder.encode(x), types) for x in (protein, moved(protein, *motion))
-    )
+    still, turned = (autoencoder.decode_atoms(autoencoder.encode(x), types) for x in (protein, moved(protein, *motion)))
     assert (still.logits - turned.logits)[protein.residue_mask].abs().max() < 1e-10
     expected = transform(still.positions.flatten(1, 2), *motion).view_as(still.positions)
     paired = torch.isin(types, torch.tensor([TYPE_OF[name] for name in PAIRS]))  # whose names are not yet given
@@ -290,7 +288,7 @@ def test_divergence_is_that_of_the_latent(variational):
     _, of_padded = autoencoder(protein.pad(100))
     assert kl.shape == (2,)
     assert torch.allclose(kl, of_padded)
-    assert ((kl > 0).all() if variational else (kl == 0).all())
+    assert (kl > 0).all() if variational else (kl == 0).all()
 
 
 def test_plain_latents_have_unit_rms():

@@ -196,7 +196,10 @@ def test_samples_rotate_with_the_noise(name):
         with torch.no_grad():
             outcomes.append(
                 SAMPLERS[name](
-                    lambda x, sigma: model.denoise(x, level * sigma, conditions), draw() * float(sigmas[0]), sigmas, draw
+                    lambda x, sigma: model.denoise(x, level * sigma, conditions),
+                    draw() * float(sigmas[0]),
+                    sigmas,
+                    draw,
                 )
             )
     assert outcomes[0].features.std() > 0.1

@@ -154,9 +154,7 @@ def test_padding_and_batching_change_nothing():
     )
     assert_same(metrics.reconstruction_report(garbage, b), expected)
     squared = [protein.map(lambda t: t.unflatten(0, (2, 2))) for protein in (a, b)]
-    assert_same(
-        metrics.reconstruction_report(*squared), {name: value.view(2, 2) for name, value in expected.items()}
-    )
+    assert_same(metrics.reconstruction_report(*squared), {name: value.view(2, 2) for name, value in expected.items()})
 
 
 def test_interchangeable_atoms_may_come_in_either_order():

@@ -19,7 +19,12 @@ MAX_MEGABYTES = 20
 def chains() -> dict[str, Protein]:
     """Natural chains of at most 128 residues."""
     whole = {name: read(name)[1] for name in (OPEN, CLOSED, COBROTOXIN)}
-    return {f"{name} from {start}": p.crop(start, start + 128) for name, p in whole.items() for start in (0, 86) if p.num_residues > start}
+    return {
+        f"{name} from {start}": p.crop(start, start + 128)
+        for name, p in whole.items()
+        for start in (0, 86)
+        if p.num_residues > start
+    }
 
 
 @pytest.fixture(scope="module")

@@ -49,5 +49,7 @@ def test_unknown_table(tmp_path, capfd):
 
 
 def test_a_failing_command_is_named_and_leaves_no_table(tmp_path, capfd):
-    assert run("table=generation", f"archives={tmp_path}", f"work={tmp_path / 'work'}", f"output={tmp_path / 'out'}") == 2
+    assert (
+        run("table=generation", f"archives={tmp_path}", f"work={tmp_path / 'work'}", f"output={tmp_path / 'out'}") == 2
+    )
     assert "prepare_data.py: failed" in capfd.readouterr().err and not (tmp_path / "out").exists()

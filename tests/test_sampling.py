@@ -241,7 +241,14 @@ def test_ranks_share_the_work(model, tmp_path):
 
 
 def test_two_real_processes(model, tmp_path):
-    options = [f"weights={model}", "num=4", "length=24", f"output={tmp_path / 'out'}", "batch_size=1", "accelerator=cpu"]
+    options = [
+        f"weights={model}",
+        "num=4",
+        "length=24",
+        f"output={tmp_path / 'out'}",
+        "batch_size=1",
+        "accelerator=cpu",
+    ]
     command = [sys.executable, str(ROOT / "pipelines" / "sample.py"), *options, "devices=2"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

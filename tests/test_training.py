@@ -348,7 +348,13 @@ def test_fine_tuning_on_a_folder_of_structures(short_run, tmp_path, capfd):
     """`experiment=finetune` makes the corpus, takes the architecture from `init`, and does without validation chains."""
     (tmp_path / "pdbs").mkdir()
     write_structure(adk.read(adk.OPEN)[1].crop(0, 40), tmp_path / "pdbs" / "open.pdb")
-    few = ["total_steps=2", "warmup_steps=0", "data.max_residues=64", "data.bucket_edges=[64]", "trainer.accelerator=cpu"]
+    few = [
+        "total_steps=2",
+        "warmup_steps=0",
+        "data.max_residues=64",
+        "data.bucket_edges=[64]",
+        "trainer.accelerator=cpu",
+    ]
     few += [f"data.input={tmp_path / 'pdbs'}", f"output={tmp_path / 'run'}"]
     assert run_here("experiment=finetune", f"init={short_run}", *few) == 0
     card = json.loads((tmp_path / "run" / "model.json").read_text())

@@ -1,8 +1,10 @@
-"""A prepared corpus on disk, read by memory mapping: Arrow files of chains, and a small index to choose from.
+"""A prepared corpus on disk: Arrow files of chains, and a small index to choose from.
 
     CORPUS/shards/00000.arrow ...   one record batch each, rows as in `ophio.data.entry.SCHEMA`
     CORPUS/index.arrow              the scalar columns that filters and samplers need, and where each chain lies
     CORPUS/corpus.json              format version, counts, content hash, settings
+
+Arrow files are mapped into memory: what is not asked for is not read.
 """
 
 import json

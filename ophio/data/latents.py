@@ -2,6 +2,8 @@
 
     LATENTS/SPLIT.safetensors    nodes of all chains one after another, and what is known of each chain
     LATENTS/latents.json         format, which autoencoder and corpus made them, statistics of the training split
+
+Latents of another autoencoder or corpus than a run asks for are refused.
 """
 
 import hashlib
@@ -97,7 +99,9 @@ class LatentCorpus(Dataset):
         )
         for k, cloud in enumerate(clouds):
             for target, source in zip(
-                (padded.positions, padded.features, padded.mask), (cloud.positions, cloud.features, cloud.mask), strict=True
+                (padded.positions, padded.features, padded.mask),
+                (cloud.positions, cloud.features, cloud.mask),
+                strict=True,
             ):
                 target[k, : cloud.num_nodes] = source
         return LatentBatch(padded, Conditions(torch.tensor(lengths), torch.stack(content)))
@@ -164,7 +168,9 @@ def read_info(path: str | Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}): encode the corpus again") from None
     if info["format"] != FORMAT:
-        raise UserError(f"{path}: latents of format {info['format']}, this ophio reads {FORMAT}: encode the corpus again")
+        raise UserError(
+            f"{path}: latents of format {info['format']}, this ophio reads {FORMAT}: encode the corpus again"
+        )
     return info
 
 
@@ -277,4 +283,6 @@ def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -
     inside = ((values >= low) & (values <= high)).all(-1).nonzero()[:, 0].numpy()
     generator = np.random.default_rng(0)
     chosen = inside[one_per_cluster(columns["cluster30"].numpy()[inside], generator)][:MOST_TYPICAL]
-    return [[int(count), round(helix, 3), round(strand, 3)] for count, helix, strand in chains[np.sort(chosen)].tolist()]
+    return [
+        [int(count), round(helix, 3), round(strand, 3)] for count, helix, strand in chains[np.sort(chosen)].tolist()
+    ]

@@ -54,9 +54,13 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         if not 1 <= max(1, latent_lmax) <= lmax:
-            raise ValueError(f"lmax {lmax}: the denoiser needs at least 1 and the latent's highest degree {latent_lmax}")
+            raise ValueError(
+                f"lmax {lmax}: the denoiser needs at least 1 and the latent's highest degree {latent_lmax}"
+            )
         if points and latent_lmax < 1:
-            raise ValueError(f"points={points}: they are placed by vectors, which a latent of lmax {latent_lmax} has not")
+            raise ValueError(
+                f"points={points}: they are placed by vectors, which a latent of lmax {latent_lmax} has not"
+            )
         self.latent_channels, self.latent_lmax, self.lmax = latent_channels, latent_lmax, lmax
         self.condition = ConditionEmbedding(channels, compactness)
         self.order = nn.Linear(2 * len(_FREQUENCIES) * 2, channels)
@@ -278,7 +282,10 @@ class ConditionEmbedding(nn.Module):
         super().__init__()
         self.contents = 3 if compactness else 2
         self.mlp = nn.Sequential(
-            nn.Linear(2 * len(_LEVELS) + 2 + 2 * self.contents, channels), nn.SiLU(), nn.Linear(channels, channels), nn.SiLU()
+            nn.Linear(2 * len(_LEVELS) + 2 + 2 * self.contents, channels),
+            nn.SiLU(),
+            nn.Linear(channels, channels),
+            nn.SiLU(),
         )
 
     def forward(self, noise_level: Float[Tensor, "batch"], conditions: Conditions) -> Float[Tensor, "batch D"]:

@@ -23,9 +23,7 @@ Denoise = Callable[[Cloud, float], Cloud]
 Draw = Callable[[], Cloud]
 
 
-def ddpm(
-    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0
-) -> Cloud:
+def ddpm(denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0) -> Cloud:
     """Ancestral sampling (Ho et al. 2020, algorithm 2): every step draws from the posterior q(x_next | x, denoised)."""
     for sigma, following in pairwise(sigmas.tolist()):
         denoised = denoise(x, sigma)

@@ -347,6 +347,11 @@ def _gallery(evaluation: Evaluation, records: Sequence[Mapping], viewer_js: str 
 
 
 def _caption(record: Mapping[str, Any]) -> str:
-    scores = {"scrmsd": "scRMSD {:.2f} Å", "sctm": "scTM {:.2f}", "energy": "energy {:.3g}", "max_tm": "novelty TM {:.2f}"}
+    scores = {
+        "scrmsd": "scRMSD {:.2f} Å",
+        "sctm": "scTM {:.2f}",
+        "energy": "energy {:.3g}",
+        "max_tm": "novelty TM {:.2f}",
+    }
     known = [text.format(record[key]) for key, text in scores.items() if record.get(key) is not None]
     return ", ".join([f"{record['length']} residues", *known])

@@ -136,7 +136,9 @@ def check_resumable(path: Path, module: LightningModule, config: Mapping[str, An
     ]
     if changes:
         differences = ", ".join(changes)
-        raise UserError(f"{path}: made with another model or optimizer ({differences}): use the same, or another output=")
+        raise UserError(
+            f"{path}: made with another model or optimizer ({differences}): use the same, or another output="
+        )
     shapes, expected = ({k: v.shape for k, v in s.items()} for s in (saved["current_model_state"], module.state_dict()))
     if shapes != expected:
         raise UserError(f"{path}: made by a version of ophio whose weights have other names or shapes; {advice}")

@@ -73,7 +73,9 @@ def with_partner(
 
 @torch.no_grad()
 def match_pairs(
-    true: Float[Tensor, "*batch L 14 3"], predicted: Float[Tensor, "*batch L 14 3"], residue_type: Int[Tensor, "*batch L"]
+    true: Float[Tensor, "*batch L 14 3"],
+    predicted: Float[Tensor, "*batch L 14 3"],
+    residue_type: Int[Tensor, "*batch L"],
 ) -> Float[Tensor, "*batch L 14 3"]:
     """True positions with interchangeable atoms in the order that lies closer to the prediction."""
     swapped = swap_pairs(true, residue_type)

@@ -145,7 +145,9 @@ def check_chains(chains: Sequence[Tensor], name: str) -> None:
     """Raises UserError for the first chain that is not three or more finite points."""
     for number, chain in enumerate(chains):
         if chain.dim() != 2 or chain.shape[1] != 3 or len(chain) < MIN_LENGTH:
-            raise UserError(f"{name} {number}: expected CA positions [{MIN_LENGTH} or more, 3], got {list(chain.shape)}")
+            raise UserError(
+                f"{name} {number}: expected CA positions [{MIN_LENGTH} or more, 3], got {list(chain.shape)}"
+            )
         if not chain.isfinite().all():
             raise UserError(f"{name} {number}: a CA position is not finite")
 
@@ -281,7 +283,9 @@ class _Placements(NamedTuple):
 
 def _coarse_search(pairs: _Pairs) -> _Placements:
     """The best few superpositions of block means, best first."""
-    starts = (torch.cat(values, 1) for values in zip(_fragment_starts(pairs), _environment_start(pairs)[:2], strict=True))
+    starts = (
+        torch.cat(values, 1) for values in zip(_fragment_starts(pairs), _environment_start(pairs)[:2], strict=True)
+    )
     placements = _distinct(pairs, _scored(_coarse(pairs, BLOCK), *starts), SEEDS, COARSE_RADIUS)
     coarse = _coarse(pairs, COARSE_BLOCK)
     for kept in COARSE_ROUNDS:
@@ -402,9 +406,7 @@ class _Superposed(NamedTuple):
     score: Float[Tensor, "batch"]  # TM sum of the pairs
 
 
-def _parts(
-    pairs: _Pairs, rotation: Float[Tensor, "b k 3 3"], translation: Float[Tensor, "b k 3"]
-) -> Iterator[_Placed]:
+def _parts(pairs: _Pairs, rotation: Float[Tensor, "b k 3 3"], translation: Float[Tensor, "b k 3"]) -> Iterator[_Placed]:
     """Every placement of every pair, so many at a time as CELLS allows."""
     query, target = (repeat(chain, "b n xyz -> (b k) n xyz", k=rotation.shape[1]) for chain in pairs[:2])
     d0 = repeat(pairs.d0, "b -> (b k)", k=rotation.shape[1])

@@ -51,9 +51,7 @@ class _Atoms(NamedTuple):
     residue: Int[Tensor, "n"]
 
 
-def _select(
-    predicted: Float[Tensor, "L 14 3"], true: Float[Tensor, "L 14 3"], mask: Bool[Tensor, "L 14"]
-) -> _Atoms:
+def _select(predicted: Float[Tensor, "L 14 3"], true: Float[Tensor, "L 14 3"], mask: Bool[Tensor, "L 14"]) -> _Atoms:
     return _Atoms(predicted[mask], true[mask], mask.nonzero()[:, 0])
 
 

@@ -82,7 +82,9 @@ def load_diffusion(model: str | Path) -> tuple[LatentDiffusion, Autoencoder]:
     beside = path.parent / name
     autoencoder = load(beside if beside.exists() else name)
     if encoder_fingerprint(autoencoder) != card["encoder"]:
-        raise UserError(f"{path}: trained on latents of another encoder than that of {name} here: restore or retrain them")
+        raise UserError(
+            f"{path}: trained on latents of another encoder than that of {name} here: restore or retrain them"
+        )
     return diffusion, autoencoder
 
 
@@ -129,7 +131,9 @@ def load_weights(module: nn.Module, model: str | Path) -> None:
     module.load_state_dict(weights)
 
 
-def save(module: nn.Module, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model", half: bool = False) -> None:
+def save(
+    module: nn.Module, arguments: Mapping[str, Any], folder: Path, card: dict, name: str = "model", half: bool = False
+) -> None:
     """Writes folder/NAME.safetensors and folder/NAME.json; each appears complete or not at all.
 
     `arguments`: those `module` was constructed with. `half`: store the weights in 16 bits, for half the size.
