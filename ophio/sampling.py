@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ophio.autoencoder import Autoencoder, Latent
@@ -109,17 +109,19 @@ def generate(
             else:
                 again.append(k)
                 warnings.warn(
-                    f"sample of {lengths[k]} residues, seed {seeds[k]}: diverged in attempt {attempt}", DivergedSample, 2
+                    f"sample of {lengths[k]} residues, seed {seeds[k]}: diverged in attempt {attempt}",
+                    DivergedSample,
+                    2,
                 )
         waiting = again
-    samples, moved = _finished(samples) if settings.idealize else (samples, [math.nan] * len(samples))
+    samples, moved = finished(samples) if settings.idealize else (samples, [math.nan] * len(samples))
     seconds = (time.perf_counter() - started) / max(1, len(lengths))
     each = zip(samples, lengths, seeds, attempts, moved, strict=True)
     return [Sample(protein, length, seed, tries, seconds, shift) for protein, length, seed, tries, shift in each]
 
 
-def _finished(samples: list[Protein | None]) -> tuple[list[Protein | None], list[float]]:
-    """The samples idealized, as one batch, and how far each moved."""
+def finished(samples: Sequence[Protein | None]) -> tuple[list[Protein | None], list[float]]:
+    """The samples idealized, as one batch, and how far the CA of each moved (Å, root mean square, superposed)."""
     finished, moved = list(samples), [math.nan] * len(samples)
     made = [k for k, protein in enumerate(samples) if protein is not None]
     if made:
@@ -180,9 +182,13 @@ def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequen
             nearest = (chains[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
             drawn = np.random.default_rng((seed, ATTEMPTS)).integers(len(nearest))  # a stream that no attempt uses
             fractions[k] = chains[nearest[drawn], 1:]
+    return Conditions(asked.num_residues, torch.cat([calibrated(settings, fractions), asked.content[:, 2:]], dim=-1))
+
+
+def calibrated(settings: SamplerSettings, fractions: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch 2"]:
+    """What the model is told for samples to come out with these fractions of helix and strand."""
     offset, slope = torch.tensor(settings.calibration).T
-    told = (offset + slope * fractions).clamp(min=0)
-    return Conditions(asked.num_residues, torch.cat([told, asked.content[:, 2:]], dim=-1))
+    return (offset + slope * fractions).clamp(min=0)
 
 
 def _generator(seed: int, attempt: int) -> torch.Generator:

@@ -1,5 +1,6 @@
 """Latent diffusion: denoiser, process and units together, and sampling with them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,8 @@ class LatentDiffusion(nn.Module):
         noise_scale: float = 1.0,
         guidance: float = 1.0,
         options: Mapping[str, Any] | None = None,
+        start: Cloud | None = None,
+        start_sigma: float = math.inf,
     ) -> Cloud:
         """Latents (Å, as an encoder would give them) for the real nodes of `mask`.
 
@@ -81,6 +84,7 @@ class LatentDiffusion(nn.Module):
             sampler: a name in `samplers.SAMPLERS`; `options` are its own further arguments.
             noise_scale: of the first noise and of whatever the sampler adds.
             guidance: how far to follow the asked content beyond the conditional estimate's 1 (Ho & Salimans 2022).
+            start: latents to start from, noised to the first level of the schedule that is at most `start_sigma`.
         """
         parameter = next(self.parameters())
         blank = Cloud(
@@ -89,12 +93,14 @@ class LatentDiffusion(nn.Module):
             mask,
         )
         sigmas = self.process.schedule.sigmas(steps)
+        sigmas = sigmas[sigmas <= start_sigma]
 
         def draw() -> Cloud:
             return centred_noise(blank, generators)
 
         noise = draw() * (float(sigmas[0]) * noise_scale)
         estimate = SelfConditioned(self, conditions, guidance)
+        noise = noise if start is None else self.standardizer(start) + noise
         cloud = SAMPLERS[sampler](estimate, noise, sigmas, draw, noise_scale, **(options or {}))
         return self.standardizer.inverse(cloud.center())
 

@@ -117,14 +117,16 @@ def noised(protein: Protein, seed: int) -> Protein:
 
 
 def choose_natives(
-    source: Path, num: int, lengths: tuple[int, int], origins: Sequence[str] = (), seed: int = 0
+    source: Path, num: int, lengths: tuple[int, int], origins: Sequence[str] = (), seed: int = 0, split: str = "test"
 ) -> list[Protein]:
-    """Chains to compare samples with: of the test split of a corpus, one a cluster, or of a folder of structure files.
+    """Chains to compare samples with: of a split of a corpus, one a cluster, or of a folder of structure files.
 
     `num` at most, within `lengths` and with complete backbones, drawn by `seed`. Raises UserError where there is none.
     """
     chains = (
-        _corpus_chains(source, lengths, origins, seed) if is_corpus(source) else _folder_chains(source, lengths, seed)
+        _corpus_chains(source, lengths, origins, seed, split)
+        if is_corpus(source)
+        else _folder_chains(source, lengths, seed)
     )
     chosen = list(islice(chains, num))
     if not chosen:
@@ -182,8 +184,10 @@ def is_corpus(source: Path) -> bool:
     return (source / "corpus.json").is_file()
 
 
-def _corpus_chains(source: Path, lengths: tuple[int, int], origins: Sequence[str], seed: int) -> Iterator[Protein]:
-    corpus, seen = Corpus(source, "test", *lengths, origins), set()
+def _corpus_chains(
+    source: Path, lengths: tuple[int, int], origins: Sequence[str], seed: int, split: str
+) -> Iterator[Protein]:
+    corpus, seen = Corpus(source, split, *lengths, origins), set()
     for k in np.random.default_rng(seed).permutation(len(corpus)).tolist():
         chain = corpus[k]
         if int(corpus.clusters[k]) not in seen and _fits(chain, lengths):
