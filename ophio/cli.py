@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, help: str, epilog: str = "") -> argparse.ArgumentParser:
-        text = {"help": help, "description": f"{help[0].upper()}{help[1:]}.", "epilog": epilog}
-        added = commands.add_parser(name, formatter_class=width, **text)
+        sentence = f"{help[0].upper()}{help[1:]}."
+        added = commands.add_parser(name, help=help, description=sentence, epilog=epilog, formatter_class=width)
         added.set_defaults(run=run)
         return added
 

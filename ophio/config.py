@@ -30,7 +30,7 @@ os.environ["OPHIO_CONFIGS"] = str(CONFIG_DIR)  # a folder of configurations name
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
-def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], None]]:
+def pipeline(config_name: str) -> Callable[[types.FunctionType], Callable[[], None]]:
     """Decorator: a function whose parameters are the keys of `config_name`.yaml becomes a command.
 
     A folder in `config_name` ("diffusion/train_diffusion") has groups of its own: its `experiment`, for one.
@@ -41,7 +41,7 @@ def pipeline(config_name: str) -> Callable[[Callable[..., None]], Callable[[], N
 
     folder, _, file = config_name.rpartition("/")
 
-    def decorate(run: Callable[..., None]) -> Callable[[], None]:
+    def decorate(run: types.FunctionType) -> Callable[[], None]:
         @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR / folder), config_name=file)
         def compose(config: DictConfig) -> None:
             try:
