@@ -6,6 +6,7 @@ The names in function bodies are looked up here too, since a missing import is o
 import ast
 import builtins
 import os
+import re
 import subprocess
 import sys
 import symtable
@@ -111,6 +112,14 @@ def test_what_is_imported_is_declared():
     assert at_once == needed, f"not declared: {at_once - needed}; declared, but not used: {needed - at_once}"
     later = {name for path in package for name in _imports(path, within_functions=True)}
     assert later <= needed | optional, f"not declared: {later - needed - optional}"
+
+
+def test_extras_that_are_told_exist():
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    told = {
+        name for text in texts for names in re.findall(r"(?:ophio|\.)\[([a-z,]+)\]", text) for name in names.split(",")
+    }
+    assert {"test", "view", "esmfold", "train", "dev"} <= told <= set(PROJECT["optional-dependencies"])
 
 
 WITHOUT_EXTRAS = """
