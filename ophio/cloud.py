@@ -10,6 +10,11 @@ from ophio import irreps
 
 @dataclass(frozen=True)
 class Cloud:
+    """n nodes along a chain, or a batch of such sequences. Masked nodes are padding: their values mean nothing.
+
+    Under a rotation, positions and the features of degree 1 and above turn with it; degree 0 does not change.
+    """
+
     positions: Float[Tensor, "*batch n 3"]  # Å
     features: Float[Tensor, "*batch n S C"]  # degrees 0..lmax, channels last: see ophio.irreps
     mask: Bool[Tensor, "*batch n"]
@@ -20,6 +25,7 @@ class Cloud:
 
     @property
     def lmax(self) -> int:
+        """Highest degree of the features."""
         return irreps.lmax_of(self.features)
 
     @property
@@ -32,6 +38,7 @@ class Cloud:
         return 3 + self.features.shape[-2] * self.features.shape[-1]
 
     def replace(self, **changes) -> "Cloud":
+        """The same with other `positions`, `features` or `mask`. Raises TypeError for another name."""
         return replace(self, **changes)
 
     def __add__(self, other: "Cloud") -> "Cloud":

@@ -37,6 +37,7 @@ def figure(panels: int):
 
 
 def png(drawn) -> bytes:
+    """The content of a PNG file of a figure, at 100 dots an inch."""
     buffer = BytesIO()
     drawn.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

@@ -50,10 +50,12 @@ class Protein:
 
     @property
     def num_residues(self) -> int:
+        """L, masked residues included."""
         return self.residue_type.shape[-1]
 
     @property
     def ca(self) -> Float[Tensor, "*batch L 3"]:
+        """Positions of the CA atoms, Å; 0 where there is none."""
         return self.positions[..., CA, :]
 
     @property
@@ -63,6 +65,7 @@ class Protein:
         return "".join(letters[index] for index in self.residue_type.tolist())
 
     def replace(self, **changes) -> "Protein":
+        """The same with other fields. Raises TypeError for a name that is none of them."""
         return replace(self, **changes)
 
     def map(self, function) -> "Protein":

@@ -37,10 +37,12 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def num_entries(path: Path) -> int:
+    """How many chains an .npz archive holds. Raises UserError where it is none."""
     return len(load(path)["lengths"])
 
 
 def read_entry(path: Path, index: int) -> Entry:
+    """One chain of an archive, positions in Å. Raises UserError where it is none."""
     arrays = load(path)
     residues = slice(*arrays["offsets"][index : index + 2])
     coords, mask = _backbone(arrays, residues) if "ca_step" in arrays else _all_atom(arrays, residues)

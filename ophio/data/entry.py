@@ -87,10 +87,12 @@ def protein_of(row: Mapping[str, np.ndarray], name: str, chain_id: str) -> Prote
 
 
 def pack_mask(mask: Bool[np.ndarray, "L 14"]) -> UInt16[np.ndarray, " L"]:
+    """Which atoms a residue has, as bits: slot k is 2^k."""
     return (mask << np.arange(NUM_SLOTS, dtype=np.uint16)).sum(1, dtype=np.uint16)
 
 
 def unpack_mask(bits: UInt16[np.ndarray, " L"]) -> Bool[np.ndarray, "L 14"]:
+    """The inverse of `pack_mask`."""
     return (bits[:, None] >> np.arange(NUM_SLOTS, dtype=np.uint16) & 1).astype(bool)
 
 

@@ -67,6 +67,7 @@ def accept(entry: Entry, filters: Filters) -> Entry | str:
 
 
 def unwanted(entry: Entry, origins: Sequence[str], splits: Sequence[str]) -> str | None:
+    """Why an entry is left out by where it comes from; None: it is not. Empty `origins` or `splits`: any."""
     if origins and entry.origin not in origins:
         return f"origin: {entry.origin}"
     if splits and entry.split not in splits:
@@ -75,6 +76,7 @@ def unwanted(entry: Entry, origins: Sequence[str], splits: Sequence[str]) -> str
 
 
 def wrong_length(protein: Protein, min_length: int, max_length: int | None) -> str | None:
+    """Why a chain is left out by its length in residues; None: it is not."""
     if protein.num_residues < min_length:
         return f"length: {protein.num_residues} residues in one piece, below {min_length}"
     if max_length is not None and protein.num_residues > max_length:
@@ -83,6 +85,7 @@ def wrong_length(protein: Protein, min_length: int, max_length: int | None) -> s
 
 
 def incomplete(protein: Protein, min_completeness: float, min_backbone: float) -> str | None:
+    """Why a chain is left out by its share of atoms that are there, 0-1; None: it is not."""
     backbone = protein.atom_mask[:, :4].float().mean().item()
     if backbone < min_backbone:
         return f"completeness: {backbone:.2f} of the backbone atoms, below {min_backbone}"
@@ -104,6 +107,7 @@ def bad_geometry(protein: Protein, max_bond_deviation: float | None, max_bad_ste
 
 
 def broken(protein: Protein) -> str | None:
+    """Where a chain is interrupted, by a masked residue or a chain break; None: nowhere."""
     if not protein.residue_mask.all():
         index = int((~protein.residue_mask).nonzero()[0])
         return f"chain break: residue {int(protein.residue_number[index])} has no CA or an unknown type"

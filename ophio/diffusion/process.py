@@ -45,6 +45,7 @@ class Process:
         self.position_spread, self.position_weight = position_spread, position_weight
 
     def noisy(self, clean: Cloud, noise: Cloud, sigma: Float[Tensor, "batch"]) -> Cloud:
+        """`noise`: of unit variance, as `centred_noise` draws it; `sigma`: its standard deviation, one for each cloud."""
         return clean + noise * sigma
 
     def network_input(self, noisy: Cloud, sigma: Float[Tensor, "batch"]) -> Cloud:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 @runtime_checkable
 class Schedule(Protocol):
+    """What training and sampling need to know of noise levels."""
+
     def draw(self, count: int) -> Float[Tensor, "count"]:
         """Noise levels for training, from the global random stream."""
         ...

@@ -33,10 +33,12 @@ class Standardizer(nn.Module):
         self.scale.copy_(statistics["scale"])
 
     def forward(self, cloud: Cloud) -> Cloud:
+        """From latents of the autoencoder (positions in Å) to standardised ones, centred."""
         features = (cloud.features - self._mean(cloud)) / expand_degrees(self.scale)
         return Cloud(cloud.positions / self.position_unit, features, cloud.mask).center()
 
     def inverse(self, cloud: Cloud) -> Cloud:
+        """Back, but for the origin."""
         features = cloud.features * expand_degrees(self.scale) + self._mean(cloud)
         return Cloud(cloud.positions * self.position_unit, features * cloud.mask[..., None, None], cloud.mask)
 

@@ -54,6 +54,7 @@ def find(model: str | Path) -> Path:
 
 
 def read_card(model: str | Path) -> dict[str, Any]:
+    """What the card of a model says (see `find`). Raises UserError where it is none, or of another format."""
     path = find(model)
     try:
         card = json.loads(path.read_text())
