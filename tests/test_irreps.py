@@ -3,6 +3,7 @@ import torch
 from e3nn import o3
 
 from ophio import irreps
+from ophio.irreps import harmonics as harmonics_module
 from ophio.irreps import linear as linear_module
 from ophio.irreps import product as product_module
 from ophio.geometry import random_rotation
@@ -96,6 +97,14 @@ def test_harmonics_have_finite_gradients_at_zero():
     vectors = torch.zeros(2, 3, requires_grad=True)
     irreps.solid_harmonics(vectors, 4).sum().backward()
     assert torch.allclose(vectors.grad, torch.full((2, 3), 3**0.5))
+
+
+@pytest.mark.parametrize("lmax", [1, 4])
+def test_gradients_of_harmonics_are_those_of_the_polynomials(generator, lmax):
+    vectors = torch.randn(2, 3, 3, generator=generator).requires_grad_()
+    expected = torch.stack(harmonics_module._polynomials(*vectors.unbind(-1), lmax), dim=-1)
+    torch.testing.assert_close(irreps.solid_harmonics(vectors, lmax), expected)
+    assert torch.autograd.gradcheck(lambda v: irreps.solid_harmonics(v, lmax), vectors)
 
 
 def test_symmetric_traceless_is_the_outer_product(generator):

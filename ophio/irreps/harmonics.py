@@ -1,10 +1,14 @@
 """Real solid harmonics, degree 0 to 4."""
 
-from math import sqrt
+from functools import cache
+from math import isqrt, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ophio.irreps.layout import dim
 
 
 def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tensor, "*batch S"]:
@@ -14,16 +18,22 @@ def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tens
     """
     if not 0 <= lmax <= 4:
         raise ValueError(f"spherical harmonics are written out for lmax 0 to 4, not {lmax}")
-    x, y, z = vectors.unbind(-1)
-    parts = [torch.ones_like(x)]
+    coordinates = vectors.movedim(-1, 0)
+    if torch.compiler.is_compiling():
+        return torch.stack(_polynomials(*coordinates, lmax), dim=-1)
+    return _Harmonics.apply(coordinates, lmax).movedim(0, -1)
+
+
+def _polynomials(x: Tensor, y: Tensor, z: Tensor, lmax: int) -> list[Tensor]:
+    rows = [torch.ones_like(x)]
     if lmax >= 1:
-        parts += [sqrt(3) * x, sqrt(3) * y, sqrt(3) * z]
+        rows += [sqrt(3) * x, sqrt(3) * y, sqrt(3) * z]
     if lmax >= 2:
         xx, yy, zz = x * x, y * y, z * z
         zero, two = sqrt(15) * x * z, sqrt(5) * (yy - 0.5 * (xx + zz))
-        parts += [zero, sqrt(15) * x * y, two, sqrt(15) * y * z, 0.5 * sqrt(15) * (zz - xx)]
+        rows += [zero, sqrt(15) * x * y, two, sqrt(15) * y * z, 0.5 * sqrt(15) * (zz - xx)]
     if lmax >= 3:
-        parts += [
+        rows += [
             0.25 * sqrt(70) * x * (3 * zz - xx),
             sqrt(105) * x * y * z,
             0.25 * sqrt(42) * x * (4 * yy - xx - zz),
@@ -34,7 +44,7 @@ def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tens
         ]
     if lmax >= 4:
         rr = xx + yy + zz
-        parts += [
+        rows += [
             1.5 * sqrt(35) * x * z * (zz - xx),
             0.75 * sqrt(70) * x * y * (3 * zz - xx),
             1.5 * sqrt(5) * x * z * (7 * yy - rr),
@@ -45,7 +55,52 @@ def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tens
             0.75 * sqrt(70) * y * z * (zz - 3 * xx),
             0.375 * sqrt(35) * (zz * zz - 6 * xx * zz + xx * xx),
         ]
-    return torch.stack(parts, dim=-1)
+    return rows
+
+
+class _Harmonics(torch.autograd.Function):
+    """The same, components first, from derivatives: of degree l they are harmonics of degree l - 1, with constant
+    coefficients, and Euler's theorem gives back the polynomial, l R_l = r . grad R_l."""
+
+    @staticmethod
+    def forward(ctx, coordinates: Float[Tensor, "3 *batch"], lmax: int) -> Float[Tensor, "S *batch"]:
+        coordinates, ctx.terms = coordinates.contiguous(), _derivatives(lmax)
+        values = coordinates.new_zeros(dim(lmax), *coordinates.shape[1:])
+        values[0] = 1
+        for component, axis, lower, coefficient in ctx.terms:
+            degree = isqrt(component)
+            values[component].addcmul_(coordinates[axis], values[lower], value=coefficient / degree)
+        ctx.save_for_backward(values)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Float[Tensor, "S *batch"]) -> tuple[Float[Tensor, "3 *batch"], None]:
+        (values,), gradient = ctx.saved_tensors, gradient.contiguous()
+        total = values.new_zeros(3, *values.shape[1:])
+        for component, axis, lower, coefficient in ctx.terms:
+            total[axis].addcmul_(gradient[component], values[lower], value=coefficient)
+        return total, None
+
+
+@cache
+def _derivatives(lmax: int) -> list[tuple[int, int, int, float]]:
+    """(component, axis, lower component, coefficient): terms of d component / d axis.
+
+    Found by least squares over random points.
+    """
+    with torch.enable_grad():
+        points = torch.randn(32, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        rows = _polynomials(*points.unbind(-1), lmax)
+        gradients = [torch.autograd.grad(row.sum(), points, retain_graph=True)[0] for row in rows[1:]]
+    terms = []
+    for degree in range(1, lmax + 1):
+        lower = range(dim(degree - 2), dim(degree - 1))
+        inverse = torch.linalg.pinv(torch.stack([rows[k].detach() for k in lower], dim=-1))
+        for component in range(dim(degree - 1), dim(degree)):
+            found = inverse @ gradients[component - 1]  # [lower component, axis]
+            terms += [(component, j, lower[i], float(found[i, j])) for i, j in (found.abs() > 1e-10).nonzero().tolist()]
+    return terms
 
 
 def symmetric_traceless(degree_two: Float[Tensor, "*batch 5"]) -> Float[Tensor, "*batch 3 3"]:

@@ -80,11 +80,11 @@ class _InBlocks(torch.autograd.Function):
             a, b = _matrices(left, block), _matrices(right, block)
             total = torch.empty_like(a[0])
             for part, path, component, terms in _walk(table):
-                (i, j, coefficient), *others = terms
-                torch.mul(a[i], b[j], out=total).mul_(coefficient)
+                (i, j, scale), *others = terms
+                torch.mul(a[i], b[j], out=total)
                 for i, j, coefficient in others:
-                    total.addcmul_(a[i], b[j], value=coefficient)
-                out[part][component, block, path] = total
+                    total.addcmul_(a[i], b[j], value=coefficient / scale)
+                torch.mul(total, scale, out=out[part][component, block, path])
         return tuple(part.flatten(-2) for part in out)
 
     @staticmethod
