@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ophio.constants import ATOM14, NUM_SLOTS, NUM_TYPES, RESIDUE_NAMES, VDW_RADIUS
-from ophio.geometry import safe_norm
-from ophio.losses.vector_map import masked_mean
+from ophio.geometry import MIN_LENGTH
+from ophio.losses.vector_map import masked_mean, square_distances
 
 
 def vdw_radii() -> Float[Tensor, "21 14"]:
@@ -26,8 +26,8 @@ def clash(
     tolerance: float = 0.8,
 ) -> Float[Tensor, "batch"]:
     """Mean depth (Å) by which atoms come closer than `tolerance` times the sum of their radii, or than in truth."""
-    distance = safe_norm(predicted[:, :, None] - predicted[:, None])
+    distance = square_distances(predicted, predicted).clamp(min=MIN_LENGTH**2).sqrt()
     limit = tolerance * (radius[:, :, None] + radius[:, None])
-    limit = torch.minimum(limit, (true[:, :, None] - true[:, None]).norm(dim=-1))
+    limit = torch.minimum(limit, square_distances(true, true).sqrt())
     apart = (residue[:, :, None] - residue[:, None]).abs() > 1
     return masked_mean((limit - distance).clamp(min=0), apart & mask[:, :, None] & mask[:, None])

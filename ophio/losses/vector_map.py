@@ -26,6 +26,12 @@ def masked_mean(values: Float[Tensor, "batch *shape"], mask: Bool[Tensor, "batch
     return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
+def square_distances(a: Float[Tensor, "*batch n 3"], b: Float[Tensor, "*batch m 3"]) -> Float[Tensor, "*batch n m"]:
+    """Between all pairs. One coordinate after the other: rows of three numbers are slow to sum over."""
+    x, y, z = ((p[..., :, None] - q[..., None, :]).square() for p, q in zip(a.unbind(-1), b.unbind(-1), strict=True))
+    return x + y + z
+
+
 def local_vector_map(
     error: Float[Tensor, "batch L 14 3"], mask: Bool[Tensor, "batch L 14"], delta: float = 1.0
 ) -> Float[Tensor, "batch"]:
@@ -33,9 +39,8 @@ def local_vector_map(
     # the last residue is followed by nothing
     window = torch.cat([error, F.pad(error[:, 1:], (0, 0, 0, 0, 0, 1))], dim=2)
     present = torch.cat([mask, F.pad(mask[:, 1:], (0, 0, 0, 1))], dim=2)
-    difference = error[:, :, :, None] - window[:, :, None]
     pairs = mask[:, :, :, None] & present[:, :, None]
-    return masked_mean(pseudo_huber(difference.square().sum(-1), delta), pairs)
+    return masked_mean(pseudo_huber(square_distances(error, window), delta), pairs)
 
 
 def sample_atoms(
@@ -56,6 +61,5 @@ def sampled_vector_map(
     delta: float = 1.0,
 ) -> Float[Tensor, "batch"]:
     """All pairs of the given atoms that are within `radius` (Å) in the true structure."""
-    square = (error[:, :, None] - error[:, None]).square().sum(-1)
-    near = torch.cdist(true, true, compute_mode="donot_use_mm_for_euclid_dist") < radius
-    return masked_mean(pseudo_huber(square, delta), near & mask[:, :, None] & mask[:, None])
+    near = square_distances(true, true) < radius**2
+    return masked_mean(pseudo_huber(square_distances(error, error), delta), near & mask[:, :, None] & mask[:, None])
