@@ -200,7 +200,7 @@ def _relax(
         _of_type(table, residue_type.flatten(), present, after_link.flatten(), x.dtype)
         for table in (_DISTANCES, _VOLUMES)
     )
-    uses = sum(ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes))
+    uses = torch.stack([ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes)]).sum(0)
     share = RELAXATION / uses.clamp(min=1).to(x.dtype)[:, None]
     step, neighbours = torch.zeros_like(x), _Neighbours(present, residue_type)
     for sweep in range(sweeps):
@@ -248,7 +248,7 @@ class _Neighbours:
     def contacts(self, x: Float[Tensor, "atoms 3"], margin: float) -> _Ranges:
         """Pairs up to `CONTACT_REACH` beyond 0.8 of the sum of their radii, from there on; those closer, a margin farther."""
         self._look(x)
-        pairs, limit = torch.cat(self.pairs), torch.cat(self.limits)
+        pairs, limit = (torch.cat([part for part in parts if part is not None]) for parts in (self.pairs, self.limits))
         distance = safe_norm(x[pairs[:, 0]] - x[pairs[:, 1]])
         near = distance < limit + CONTACT_REACH
         pairs, limit, distance = pairs[near], limit[near], distance[near]
@@ -335,15 +335,15 @@ def _distance_rows(name: str) -> list[_Row]:
         for ends, size in zip(ANGLES[name], _SIZES[name].split(), strict=True)
     }
     sizes |= _LINK_ANGLES | (_PROLINE_LINK_ANGLES if name == "PRO" else {})
-    rows = [(bond, length - BOND_TOLERANCE, length + BOND_TOLERANCE) for bond, length in lengths.items()]
+    rows: list[_Row] = [(bond, length - BOND_TOLERANCE, length + BOND_TOLERANCE) for bond, length in lengths.items()]
     sides = lengths | {
         (_BEFORE + CA, _BEFORE + C): BACKBONE_BOND_LENGTH["CA-C"],
         (_BEFORE + O, _BEFORE + C): BACKBONE_BOND_LENGTH["C-O"],
     }
     sides |= {(b, a): length for (a, b), length in sides.items()}
     for (a, b, c), (size, tolerance) in sizes.items():
-        ends = [_third_side(sides[a, b], sides[b, c], size + sign * tolerance) for sign in (-1, 1)]
-        rows.append(((a, c), *ends))
+        low, high = (_third_side(sides[a, b], sides[b, c], size + sign * tolerance) for sign in (-1, 1))
+        rows.append(((a, c), low, high))
     return rows
 
 
@@ -354,10 +354,10 @@ def _third_side(a: float, b: float, degrees: float) -> float:
 def _volume_rows(name: str) -> list[_Row]:
     """Hands, planes and omega of a residue and its link to the one before."""
     before = [_BEFORE + slot for slot in (CA, C, O)]
-    rows = [((before[1], before[0], before[2], N), -FLATNESS, FLATNESS)]
+    rows: list[_Row] = [((before[1], before[0], before[2], N), -FLATNESS, FLATNESS)]
     rows.append(((*before[:2], N, CA), -OMEGA_FLATNESS, OMEGA_FLATNESS))
     slot = {atom: k for k, atom in enumerate(ATOM14[name])}
-    centres = [(CA, N, C, CB)] if "CB" in slot else []
+    centres: list[tuple[int, ...]] = [(CA, N, C, CB)] if "CB" in slot else []
     centres += [tuple(slot[atom] for atom in _STEREO[name].split())] if name in _STEREO else []
     flat = [slot[atom] for atom in _FLAT.get(name, "").split()]
     planes = [p for p in permutations(flat, 4) if p[0] < p[3] and all(_bonded(name, *pair) for pair in pairwise(p))]

@@ -285,7 +285,7 @@ def _split(items: Sequence[int], num_residues: int) -> Iterator[Sequence[int]]:
 
 def _parts(latents: Latent) -> Iterator[Latent]:
     for part in _split(range(len(latents.residue_mask)), latents.residue_mask.shape[-1]):
-        yield latents.map(lambda t, part=part: t[part.start : part.stop])
+        yield latents.map(lambda t, part=part: t[part[0] : part[-1] + 1])
 
 
 def _along(path: LatentPath, a: Latent, b: Latent, num: int) -> Latent:

@@ -93,7 +93,8 @@ def generate(
     farther than 1000 Å away, is drawn again with a `DivergedSample` warning, up to five times in all.
     """
     lengths, seeds = list(lengths), list(seeds)
-    started, samples = time.perf_counter(), [None] * len(lengths)
+    started = time.perf_counter()
+    samples: list[Protein | None] = [None] * len(lengths)
     waiting, attempt = list(range(len(lengths))), 0
     attempts = [0] * len(lengths)
     while waiting and attempt < ATTEMPTS:
@@ -123,16 +124,16 @@ def generate(
 def finished(samples: Sequence[Protein | None]) -> tuple[list[Protein | None], list[float]]:
     """The samples idealized, as one batch, and how far the CA of each moved (Å, root mean square, superposed)."""
     finished, moved = list(samples), [math.nan] * len(samples)
-    made = [k for k, protein in enumerate(samples) if protein is not None]
+    made = {k: protein for k, protein in enumerate(samples) if protein is not None}
     if made:
-        raw = stack([samples[k] for k in made])
+        raw = stack(list(made.values()))
         ideal = idealize(raw, sweeps=FINISH_SWEEPS)  # leaves a few links strained, which the backbone's own layer mends
         backbone = BackboneGeometry(BACKBONE_SWEEPS, limit_tau=True)
         ideal = ideal.replace(positions=backbone(ideal.positions, ideal.residue_mask))
         shifts = ca_rmsd(ideal.positions, raw.positions, raw.atom_mask).tolist()
-        chains = ideal.unstack([samples[k].num_residues for k in made])
-        for k, chain, shift in zip(made, chains, shifts, strict=True):
-            finished[k], moved[k] = chain.replace(name=samples[k].name), shift
+        chains = ideal.unstack([protein.num_residues for protein in made.values()])
+        for (k, protein), chain, shift in zip(made.items(), chains, shifts, strict=True):
+            finished[k], moved[k] = chain.replace(name=protein.name), shift
     return finished, moved
 
 

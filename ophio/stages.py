@@ -40,12 +40,12 @@ def stages(
     """
     batch, lengths = stack(natives), [chain.num_residues for chain in natives]
     seeds = [seed + k for k in range(len(natives))]
-    finish = (lambda chains: finished(chains)[0]) if settings.idealize else list
     with torch.no_grad():
         latent = autoencoder.encode(batch)
 
         def decoded(cloud: Cloud) -> list[Protein]:
-            return finish(autoencoder.decode(latent_of(cloud, latent.residue_mask)).unstack(lengths))
+            chains = autoencoder.decode(latent_of(cloud, latent.residue_mask)).unstack(lengths)
+            return [chain for chain in finished(chains)[0] if chain is not None] if settings.idealize else chains
 
         yield NATIVE, list(natives)
         yield RECONSTRUCTION, decoded(latent.cloud)

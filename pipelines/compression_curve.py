@@ -37,7 +37,7 @@ def parse_point(text: str) -> tuple[int, int]:
 def point_options(factor: int, numbers: int, channels: list[int], architecture: str = "ophio") -> list[str]:
     """Model options of one point: k halvings for factor 2^k; scalars and vectors fill the numbers a position leaves."""
     levels = log2(max(factor, 1))
-    if factor < 1 or not levels.is_integer() or levels >= len(channels):
+    if factor < 1 or levels % 1 or levels >= len(channels):
         most = 2 ** (len(channels) - 1)
         raise UserError(f"factors={factor}: give powers of two up to {most} (channels has {len(channels)} widths)")
     strides = [2] * int(levels) or [1] * 3  # the control has as many levels as factor 8

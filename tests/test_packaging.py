@@ -79,6 +79,16 @@ def test_a_missing_import_is_seen(source, expected):
     assert unknown_names(source) == expected
 
 
+@pytest.mark.parametrize("command", ["ruff check", "ruff format --check", f"ty check --python {sys.prefix}"])
+def test_the_command_of_the_readme_finds_nothing(command):
+    words = command.split()
+    assert " ".join(words[:2]) in (ROOT / "README.md").read_text(encoding="utf-8")
+    if find_spec(words[0]) is None:
+        pytest.skip(f"{words[0]} comes with ophio[dev]")
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 # Dependencies
 
 

@@ -6,6 +6,8 @@ for the backward pass; under `torch.compile` they are plain operations, which it
 """
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import add
 
 import torch
 from jaxtyping import Float
@@ -58,7 +60,7 @@ def _plain(left: Tensor, right: Tensor, table: Table) -> list[Tensor]:
     a, b = left.unbind(-2), right.unbind(-2)
 
     def component(terms: list[Term]) -> Tensor:
-        return sum(coefficient * (a[i] * b[j]) for i, j, coefficient in terms)
+        return reduce(add, (coefficient * (a[i] * b[j]) for i, j, coefficient in terms))
 
     def degree_part(of_degree: list[list[list[Term]]]) -> Tensor:
         by_component = zip(*of_degree, strict=True)
@@ -91,13 +93,13 @@ class _InBlocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         left, right = ctx.saved_tensors
-        gradients = [g.unflatten(-1, (-1, left.shape[-1])) for g in gradients]
+        by_path = [g.unflatten(-1, (-1, left.shape[-1])) for g in gradients]
         to_left, to_right = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (left, right))
         for block in _blocks(left):
             a, b = _matrices(left, block), _matrices(right, block)
             of_a, of_b = to_left[:, block].unbind(0), to_right[:, block].unbind(0)
             for part, path, component, terms in _walk(ctx.table):
-                gradient = gradients[part][component, block, path].contiguous()
+                gradient = by_path[part][component, block, path].contiguous()
                 for i, j, coefficient in terms:
                     of_a[i].addcmul_(gradient, b[j], value=coefficient)
                     of_b[j].addcmul_(gradient, a[i], value=coefficient)
