@@ -159,7 +159,7 @@ class WebdatasetReader:
         self.dataset = webdataset.WebDataset(files, shardshuffle=False)
 
     def scan(self) -> Iterator[Row]:
-        dtypes = [np.dtype(dtype.to_pandas_dtype()) for dtype in RAGGED.values()]
+        dtypes = list(RAGGED.values())
         for sample in self.dataset:
             data, row = sample["bin"], []
             start = 8 * len(dtypes)

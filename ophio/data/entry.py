@@ -27,14 +27,15 @@ SCALARS = {
     "length": pa.int32(),
     "checksum": pa.uint32(),  # `checksum` of the ragged columns
 }
-RAGGED = {
-    "atoms": pa.float32(),  # x, y, z in Å of the atoms that are present, residue by residue
-    "atom_mask": pa.uint16(),  # one per residue: bit k tells that the atom of slot k is present
-    "residue_type": pa.uint8(),
-    "residue_number": pa.int32(),
-    "insertion_code": pa.uint8(),
+RAGGED = {  # as NumPy has them: to ask Arrow for these types takes pandas in its older versions
+    "atoms": np.dtype("float32"),  # x, y, z in Å of the atoms that are present, residue by residue
+    "atom_mask": np.dtype("uint16"),  # one per residue: bit k tells that the atom of slot k is present
+    "residue_type": np.dtype("uint8"),
+    "residue_number": np.dtype("int32"),
+    "insertion_code": np.dtype("uint8"),
 }
-SCHEMA = pa.schema([*SCALARS.items(), *((name, pa.large_list(dtype)) for name, dtype in RAGGED.items())])
+_LISTS = {name: pa.large_list(pa.from_numpy_dtype(dtype)) for name, dtype in RAGGED.items()}
+SCHEMA = pa.schema([*SCALARS.items(), *_LISTS.items()])
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def checksum(row: Mapping[str, np.ndarray], columns: Sequence[str] = tuple(RAGGE
     """crc32 over ragged columns of one chain."""
     crc = 0
     for name in columns:
-        crc = zlib.crc32(np.ascontiguousarray(row[name], RAGGED[name].to_pandas_dtype()).view(np.uint8).data, crc)
+        crc = zlib.crc32(np.ascontiguousarray(row[name], RAGGED[name]).view(np.uint8).data, crc)
     return crc
 
 
@@ -112,7 +113,7 @@ def _row(entry: Entry) -> dict:
     return scalars | ragged
 
 
-def _ragged(arrays: Sequence[np.ndarray], dtype: pa.DataType) -> pa.LargeListArray:
+def _ragged(arrays: Sequence[np.ndarray], dtype: np.dtype) -> pa.LargeListArray:
     offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
     values = np.concatenate(arrays) if arrays else np.empty(0)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values.astype(dtype.to_pandas_dtype()), dtype))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values.astype(dtype)))
