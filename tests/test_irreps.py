@@ -323,12 +323,14 @@ def test_channels_of_several_inputs_of_a_map_count_one_after_the_other():
 
 def test_linear_in_place_gives_the_map_and_its_gradients(monkeypatch):
     """A few rows at a time, as without `torch.compile`; against the definition and differences."""
-    monkeypatch.setattr(linear_module, "_blocks", lambda rows, block: [slice(0, 3), slice(3, len(rows))])
+    monkeypatch.setattr(linear_module, "_blocks", lambda rows, block: rows.split([3, len(rows) - 3]))
     joined, parts = inputs_of_linear()
     linear = Linear([7, 5], 3)
     torch.nn.init.normal_(linear.bias)
     expected = linear_module._plain([joined, parts], [*linear.weights], linear.bias)
     torch.testing.assert_close(linear(joined, parts), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(joined, parts), expected.detach())
     assert torch.autograd.gradcheck(lambda x, *parts: linear(x, parts), (joined, *parts))
     weights = [*linear.weights, linear.bias]
     found, wanted = (torch.autograd.grad(out.square().sum(), weights) for out in (linear(joined, parts), expected))

@@ -70,20 +70,24 @@ def scale_degrees(
     """Every degree (`split`) times its own factors, joined."""
     if torch.compiler.is_compiling():
         return join(part * factor for part, factor in zip(parts, scale.split(1, dim=-2), strict=True))
-    return _ScaleDegrees.apply(scale.movedim(-2, 0), *(part.movedim(-2, 0) for part in parts)).movedim(0, -2)
+    tensors = [x.movedim(-2, 0) for x in (scale, *parts)]
+    return (_ScaleDegrees.apply(*tensors) if torch.is_grad_enabled() else _scaled(*tensors)).movedim(0, -2)
+
+
+def _scaled(scale: Float[Tensor, "D *#batch #C"], *parts: Float[Tensor, "_ *#batch #C"]) -> Float[Tensor, "S *batch C"]:
+    """Degrees and components come first; every product goes where it belongs."""
+    shape = torch.broadcast_shapes(parts[0].shape[1:], scale.shape[1:])
+    out = torch.empty(dim(len(parts) - 1), *shape, dtype=torch.result_type(parts[0], scale), device=scale.device)
+    for degree, (part, factor) in enumerate(zip(parts, scale, strict=True)):
+        torch.mul(part, factor, out=out[dim(degree - 1) : dim(degree)])
+    return out
 
 
 class _ScaleDegrees(torch.autograd.Function):
-    """Degrees and components come first; every product goes where it belongs."""
-
     @staticmethod
     def forward(ctx, scale: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(scale, *parts)
-        shape = torch.broadcast_shapes(parts[0].shape[1:], scale.shape[1:])
-        out = torch.empty(dim(len(parts) - 1), *shape, dtype=torch.result_type(parts[0], scale), device=scale.device)
-        for degree, (part, factor) in enumerate(zip(parts, scale, strict=True)):
-            torch.mul(part, factor, out=out[dim(degree - 1) : dim(degree)])
-        return out
+        return _scaled(scale, *parts)
 
     @staticmethod
     @once_differentiable

@@ -55,7 +55,10 @@ class Linear(nn.Module):
         if torch.is_autocast_enabled(device):
             lower = torch.get_autocast_dtype(device)
             tensors, weights = ([tensor.to(lower) for tensor in some] for some in (tensors, weights))
-        return _InPlace.apply(held, len(weights), bias, *weights, *tensors)
+        if torch.is_grad_enabled():
+            return _InPlace.apply(held, len(weights), bias, *weights, *tensors)
+        out = _mapped(held, weights, bias, [components_first(x) for x in tensors])
+        return components_last(out, tensors[0].shape[:-2])
 
 
 def _degrees(x: Input) -> list[range]:
@@ -70,8 +73,23 @@ def _plain(inputs: Sequence[Input], weights: Sequence[Tensor], bias: Tensor | No
     return join(parts if bias is None else [parts[0] + bias, *parts[1:]])
 
 
+def _mapped(
+    held: list[range], weights: Sequence[Tensor], bias: Tensor | None, inputs: Sequence[Float[Tensor, "_ nodes _"]]
+) -> Float[Tensor, "S nodes D"]:
+    """The same by matrix products into one tensor."""
+    out = inputs[0].new_empty(dim(len(weights) - 1), inputs[0].shape[1], weights[0].shape[1])
+    for degree, weight in enumerate(weights):
+        total = _rows(out, degree)
+        for number, (rows, block) in enumerate(_terms(degree, held, inputs, weight)):
+            for some, of_total in zip(_blocks(rows, block), _blocks(total, block), strict=True):
+                of_total.addmm_(some, block, beta=float(number > 0))  # beta 0: what was there does not count
+    if bias is not None:
+        out[0] += bias
+    return out
+
+
 class _InPlace(torch.autograd.Function):
-    """The same, forward and backward, by matrix products into one tensor; nothing is copied that lies components first."""
+    """That with its gradients, which are found alike; nothing is copied that lies components first."""
 
     @staticmethod
     def forward(ctx, held: list[range], count: int, bias: Tensor | None, *tensors: Tensor) -> Tensor:
@@ -79,17 +97,7 @@ class _InPlace(torch.autograd.Function):
         ctx.held, ctx.shapes = held, [x.shape for x in inputs]
         inputs = [components_first(x) for x in inputs]
         ctx.save_for_backward(*weights, *inputs)
-        out = inputs[0].new_empty(dim(count - 1), inputs[0].shape[1], weights[0].shape[1])
-        for degree, weight in enumerate(weights):
-            total = _rows(out, degree)
-            for number, (rows, block) in enumerate(_terms(degree, held, inputs, weight)):
-                for some in _blocks(rows, block):
-                    total[some].addmm_(
-                        rows[some], block, beta=float(number > 0)
-                    )  # beta 0: what was there does not count
-        if bias is not None:
-            out[0] += bias
-        return components_last(out, ctx.shapes[0][:-2])
+        return components_last(_mapped(held, weights, bias, inputs), ctx.shapes[0][:-2])
 
     @staticmethod
     @once_differentiable
@@ -106,8 +114,8 @@ class _InPlace(torch.autograd.Function):
             of_degree = _rows(gradient, degree)
             terms, targets = _terms(degree, ctx.held, inputs, weight), _terms(degree, ctx.held, to_inputs, to_weight)
             for (rows, block), (to_rows, to_block) in zip(terms, targets, strict=True):
-                for some in _blocks(rows, block):
-                    torch.mm(of_degree[some], block.T, out=to_rows[some])
+                for some, target in zip(_blocks(of_degree, block), _blocks(to_rows, block), strict=True):
+                    torch.mm(some, block.T, out=target)
                 torch.mm(rows.T, of_degree, out=to_block)
         to_inputs = [components_last(x, shape[:-2]) for x, shape in zip(to_inputs, ctx.shapes, strict=True)]
         to_bias = gradient[0].sum(0) if ctx.needs_input_grad[2] else None
@@ -132,7 +140,7 @@ def _rows(features: Float[Tensor, "S nodes C"], degree: int, lowest: int = 0) ->
     return features[dim(degree - 1) - offset : dim(degree) - offset].flatten(0, 1)
 
 
-def _blocks(rows: Float[Tensor, "rows C"], block: Float[Tensor, "C D"]) -> Iterator[slice]:
+def _blocks(rows: Float[Tensor, "rows _"], block: Float[Tensor, "C D"]) -> Sequence[Tensor]:
     """Rows to multiply at a time: what a product of thin matrices writes should stay in the cache of a CPU."""
-    step = max(512, BLOCK // max(block.shape)) if rows.device.type == "cpu" else max(1, len(rows))
-    return (slice(start, start + step) for start in range(0, len(rows), step))
+    step = max(512, BLOCK // max(block.shape))
+    return rows.split(step) if len(rows) > step and rows.device.type == "cpu" else [rows]

@@ -120,9 +120,9 @@ def _blocks(features: Float[Tensor, "S nodes C"]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, nodes, step))
 
 
-def _matrices(features: Float[Tensor, "S nodes C"], block: slice) -> list[Tensor]:
+def _matrices(features: Float[Tensor, "S nodes C"], block: slice) -> tuple[Tensor, ...]:
     """The components of some nodes, each contiguous."""
-    return [component[block].contiguous() for component in features]
+    return features[:, block].contiguous().unbind(0)
 
 
 class ChannelwiseProduct(_Product):

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ophio.irreps import components_first, components_last, dim, lmax_of
+from ophio.irreps import components_first, components_last, dim, join, lmax_of, split
 
 
 class EquivariantNorm(nn.Module):
@@ -27,6 +28,18 @@ class EquivariantNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, features: Float[Tensor, "*batch S C"]) -> Float[Tensor, "*batch S C"]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return self._in_place(features)
+        scalars, *rest = split(features)
+        parts = [F.layer_norm(scalars, scalars.shape[-1:], eps=self.eps)]
+        parts += [part * (part.square().mean((-2, -1), keepdim=True) + self.eps).rsqrt() for part in rest]
+        if self.scale is not None:
+            parts = [part * scale for part, scale in zip(parts, self.scale, strict=True)]
+            parts[0] = parts[0] + self.shift
+        return join(parts)
+
+    def _in_place(self, features: Float[Tensor, "*batch S C"]) -> Float[Tensor, "*batch S C"]:
+        """The same, with a backward that goes over the features as rarely as it can."""
         *batch, _, channels = features.shape
         degrees = lmax_of(features) + 1
         scale = features.new_ones(degrees, channels) if self.scale is None else self.scale
