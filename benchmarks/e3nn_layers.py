@@ -3,6 +3,8 @@
 Features are e3nn's: [..., sum over degrees of channels * (2l + 1)], components last. Even parity throughout.
 """
 
+from collections.abc import Sequence
+
 import e3nn
 import torch
 import torch.nn.functional as F
@@ -63,7 +65,7 @@ def copy_linear(ours: Linear, theirs: o3.Linear) -> o3.Linear:
 
 
 class E3nnLinear(nn.Module):
-    """ophio's `Linear` by e3nn: takes degrees, returns them joined, in ophio's layout."""
+    """ophio's `Linear` by e3nn: takes features joined or split by degree, returns them joined, in ophio's layout."""
 
     def __init__(self, ours: Linear):
         super().__init__()
@@ -73,7 +75,9 @@ class E3nnLinear(nn.Module):
         self.linear = copy_linear(ours, o3.Linear(irreps, irreps_of(self.lmax, ours.weights[0].shape[1])))
         self.bias = ours.bias
 
-    def forward(self, parts: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, *inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        degrees = zip(*(split(x) if isinstance(x, Tensor) else x for x in inputs), strict=True)
+        parts = [torch.cat(pieces, dim=-1) for pieces in degrees]
         flat = torch.cat([part.mT.flatten(-2) for part in parts[: self.lmax + 1]], dim=-1)
         scalars, *rest = product_parts(self.linear(flat), [1] * (self.lmax + 1), self.linear.irreps_out[0].mul)
         return torch.cat([scalars if self.bias is None else scalars + self.bias, *rest], dim=-2)

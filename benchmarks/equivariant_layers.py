@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/equivariant_layers.py [--quick] [--rows product linear ...]
 
-One process, one thread. Contenders take turns, so that all see the same machine; CPU seconds, median of REPEATS turns.
+One process, one thread. Contenders take turns, so that all see the same machine; CPU seconds, median over the turns.
 Before they are timed, values are compared with e3nn's in float64. Writes equivariant_layers.csv and .md
 at the end of every size, and goes on where it was stopped. Needs the extras `test` and `benchmark`. Builds of whole
 layers are in `e3nn_layers.py`.
@@ -10,7 +10,6 @@ layers are in `e3nn_layers.py`.
 
 import argparse
 import csv
-import ctypes
 import functools
 import os
 import platform
@@ -48,14 +47,16 @@ from torch.profiler import ProfilerActivity, profile
 from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
 from ophio.config import CONFIG_DIR
-from ophio.irreps import ChannelwiseProduct, Linear, dim, solid_harmonics, split
+from ophio.irreps import ChannelwiseProduct, Linear, components_first, components_last, dim, solid_harmonics, split
 from ophio.layers import SelfInteraction, SequenceConvolution
 from ophio.losses import ReconstructionLoss
+from ophio.memory import keep_freed_memory
 from ophio.protein import Protein
 from ophio.tables import markdown
 
 HERE = Path(__file__).parent
-REPEATS = 5
+TURNS = 3
+LONG = 2**19  # numbers of one component: from here on one turn
 CHAIN = 64  # nodes of a chain, for layers that look along it
 LARGEST = 2e8  # numbers in the output of a product: more is left out
 KERNEL = 5
@@ -82,10 +83,15 @@ def in_torch(name: str, module: Callable, inputs: list[Tensor], values: Callable
     def forward() -> object:
         return module(*inputs)
 
-    def both() -> None:
+    def outputs() -> list[Tensor]:
         out = module(*inputs)
-        out = list(out) if isinstance(out, (list, tuple)) else [out]
-        torch.autograd.backward(out, [torch.ones_like(x) for x in out])
+        return list(out) if isinstance(out, (list, tuple)) else [out]
+
+    with torch.no_grad():
+        gradients = [torch.ones_like(x) for x in outputs()]
+
+    def both() -> None:
+        torch.autograd.backward(outputs(), gradients)
         weights = module.parameters() if isinstance(module, nn.Module) else ()
         for leaf in (*inputs, *weights):
             leaf.grad = None
@@ -96,18 +102,19 @@ def in_torch(name: str, module: Callable, inputs: list[Tensor], values: Callable
 def in_jax(name: str, function: Callable, inputs: list[np.ndarray], values: Callable[..., list[Tensor]]) -> Contender:
     """`function`: arrays -> list of arrays; compiled beforehand."""
 
-    def gradients(*arrays):
+    def gradients(arrays, of_out):
         out, pull = jax.vjp(function, *arrays)
-        return out, pull([jax.numpy.ones_like(x) for x in out])  # out, or the forward pass would be left out
+        return out, pull(of_out)  # out, or the forward pass would be left out
 
     inputs = [jax.numpy.asarray(x) for x in inputs]
     forward = jax.jit(function).lower(*inputs).compile()
-    both = jax.jit(gradients).lower(*inputs).compile()
+    of_out = [jax.numpy.ones_like(x) for x in forward(*inputs)]  # an argument: constants would be compiled away
+    both = jax.jit(gradients).lower(inputs, of_out).compile()
     memory = both.memory_analysis()
     return Contender(
         name,
         lambda: jax.block_until_ready(forward(*inputs)),
-        lambda: jax.block_until_ready(both(*inputs)),
+        lambda: jax.block_until_ready(both(inputs, of_out)),
         lambda: values([torch.from_numpy(np.asarray(x)) for x in forward(*inputs)]),
         memory.temp_size_in_bytes + memory.output_size_in_bytes,
     )
@@ -124,12 +131,14 @@ def product(lmax: int, channels: int, nodes: int, dtype: torch.dtype, compiled: 
     flat = [to_e3nn(left), to_e3nn(right)]
     contenders = [
         in_torch("e3nn", theirs, flat, in_e3nn),
-        in_torch("ophio", ours, [left, right], list),
+        in_torch("ophio", ours, [as_ours(left), as_ours(right)], list),
         in_jax("e3nn-jax jit", *_jax_product(lmax, channels, flat)),
         in_torch("cuEquivariance", *_cue_product(lmax, channels, [left, right])),
     ]
     if compiled:
-        contenders.append(in_torch("ophio compiled", torch.compile(ours, dynamic=False), [left, right], list))
+        contenders.append(
+            in_torch("ophio compiled", torch.compile(ours, dynamic=False), [as_ours(left), as_ours(right)], list)
+        )
         eager = channelwise_product(lmax, channels, script=False).to(dtype)
         contenders.append(in_torch("e3nn compiled", torch.compile(eager, dynamic=False), flat, in_e3nn))
     return contenders
@@ -208,14 +217,6 @@ def linear(lmax: int, channels: int, nodes: int, dtype: torch.dtype, compiled: b
         mapped = zip(e3nn_jax.IrrepsArray(str(irreps), x).chunks, weights, strict=True)
         return [jax.numpy.einsum("nci,cd->ndi", chunk, weight) for chunk, weight in mapped]
 
-    class OnFeatures(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = ours
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(split(x))
-
     flat = to_e3nn(features)
     in_cue = cuet.Linear(
         cue.Irreps("O3", str(irreps)), cue.Irreps("O3", str(irreps)), layout=cue.ir_mul, use_fallback=True
@@ -224,7 +225,7 @@ def linear(lmax: int, channels: int, nodes: int, dtype: torch.dtype, compiled: b
         in_cue.weight.copy_(torch.cat([weight.flatten() for weight in ours.weights])[None] * channels**0.5)
     return [
         in_torch("e3nn", theirs, [flat], lambda out: product_parts(out, [1] * (lmax + 1), channels)),
-        in_torch("ophio", OnFeatures(), [features], lambda out: list(split(out))),
+        in_torch("ophio", ours, [as_ours(features)], lambda out: list(split(out))),
         in_torch(
             "cuEquivariance", in_cue, [features.flatten(-2)], lambda out: list(split(out.unflatten(-1, (-1, channels))))
         ),
@@ -245,14 +246,10 @@ def self_interaction(lmax: int, channels: int, nodes: int, dtype: torch.dtype, c
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(cloud.replace(features=x)).features
 
-    contenders = [
+    return [
         in_torch("e3nn", theirs, [flat], lambda out: product_parts(out, [1] * (lmax + 1), channels)),
         in_torch("ophio", OnFeatures(), [cloud.features], lambda out: list(split(out))),
     ]
-    if compiled:
-        fast = torch.compile(OnFeatures(), dynamic=False)
-        contenders.append(in_torch("ophio compiled", fast, [cloud.features], lambda out: list(split(out))))
-    return contenders
 
 
 def sequence_convolution(lmax: int, channels: int, nodes: int, dtype: torch.dtype, compiled: bool) -> list[Contender]:
@@ -305,7 +302,13 @@ def autoencoder(lmax: int, channels: int, nodes: int, dtype: torch.dtype, compil
 def _cloud(lmax: int, channels: int, nodes: int, dtype: torch.dtype) -> Cloud:
     batch = (max(1, nodes // CHAIN), min(CHAIN, nodes))
     positions = torch.randn(*batch, 3, dtype=dtype).cumsum(1) * 2
-    return Cloud(positions, torch.randn(*batch, dim(lmax), channels, dtype=dtype), torch.ones(batch, dtype=torch.bool))
+    features = as_ours(torch.randn(*batch, dim(lmax), channels, dtype=dtype))
+    return Cloud(positions, features, torch.ones(batch, dtype=torch.bool))
+
+
+def as_ours(features: Tensor) -> Tensor:
+    """In memory as ophio's operations return features, as every other contender gets them in its own layout."""
+    return components_last(components_first(features), features.shape[:-2])
 
 
 def made_up_proteins(count: int) -> Protein:
@@ -359,17 +362,21 @@ def _difference(found: list[Tensor], expected: list[Tensor], channels: int, sign
     return worst
 
 
-def measure(contenders: list[Contender]) -> dict[str, tuple[float, float]]:
-    """Median CPU seconds of a forward pass, and of one with gradients; contenders in turn."""
+def turns(channels: int, nodes: int) -> int:
+    return TURNS if nodes * channels < LONG else 1
+
+
+def measure(contenders: list[Contender], repeats: int) -> dict[str, tuple[float, float]]:
+    """Median CPU seconds of a forward pass, and of one with gradients; contenders in turn, the first turn not counted."""
     seconds: dict[str, list[list[float]]] = {contender.name: [[], []] for contender in contenders}
-    for turn in range(-1, REPEATS):
+    for turn in range(-1, repeats):
         for contender in contenders:
             for kind, call in enumerate((contender.forward, contender.both)):
                 start = time.process_time()
                 call()
                 if turn >= 0:
                     seconds[contender.name][kind].append(time.process_time() - start)
-    return {name: tuple(sorted(times)[REPEATS // 2] for times in both) for name, both in seconds.items()}
+    return {name: tuple(sorted(times)[repeats // 2] for times in both) for name, both in seconds.items()}
 
 
 def peak_megabytes(contender: Contender) -> float:
@@ -383,13 +390,6 @@ def peak_megabytes(contender: Contender) -> float:
     return float(max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])]), default=0)) / 1e6
 
 
-def keep_freed_memory() -> None:
-    """glibc gives large buffers back at every free and faults them in again: twice as slow, and not what we compare."""
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-
-
 def bench(row: str, lmax: int, channels: int, nodes: int, compiled: bool) -> list[dict]:
     if (
         row == "product"
@@ -400,11 +400,12 @@ def bench(row: str, lmax: int, channels: int, nodes: int, compiled: bool) -> lis
     torch._dynamo.reset()
     difference = compare(row, lmax, channels)
     contenders = ROWS[row](lmax, channels, nodes, torch.float32, compiled)
-    times = measure(contenders)
+    repeats = turns(channels, nodes)
+    times = measure(contenders, repeats)
     base = times["e3nn"]
     return [
         {
-            "row": row, "lmax": lmax, "channels": channels, "nodes": nodes, "contender": contender.name,
+            "row": row, "lmax": lmax, "channels": channels, "nodes": nodes, "turns": repeats, "contender": contender.name,
             "forward ms": 1e3 * times[contender.name][0], "both ms": 1e3 * times[contender.name][1],
             "forward x e3nn": base[0] / times[contender.name][0], "both x e3nn": base[1] / times[contender.name][1],
             "peak MB": peak_megabytes(contender), "difference": difference[contender.name.removesuffix(" compiled")],
@@ -416,17 +417,16 @@ def bench(row: str, lmax: int, channels: int, nodes: int, compiled: bool) -> lis
 def sizes(row: str, quick: bool) -> list[tuple[int, int, int]]:
     if quick:
         return [(2, 16, 256)]
-    everything = [(lmax, c, n) for n in (2048, 16384) for lmax in (2, 3) for c in (32, 64, 128, 16)]
-    return [
-        size for size in everything if row != "autoencoder" or size in {(2, 16, 2048), (2, 32, 2048), (3, 32, 2048)}
-    ]
+    if row == "autoencoder":
+        return [(2, 32, 512), (3, 32, 512), (2, 16, 2048), (2, 32, 2048)]
+    return [(lmax, c, n) for n in (2048, 16384) for lmax in (2, 3) for c in (32, 64, 128, 16)]
 
 
 def earlier() -> list[dict]:
     """Results of a run that was stopped; remove the file to measure anew."""
     path = HERE / "equivariant_layers.csv"
     rows = list(csv.DictReader(path.open())) if path.exists() else []
-    whole = ("lmax", "channels", "nodes")
+    whole = ("lmax", "channels", "nodes", "turns")
     return [
         {k: v if k in ("row", "contender") else int(v) if k in whole else float(v) for k, v in entry.items()}
         for entry in rows
@@ -439,8 +439,8 @@ def report(results: list[dict]) -> str:
     notes = (
         f"{_processor()}, one thread on one core of {os.cpu_count()}, shared with other processes; Python "
         f"{platform.python_version()}, {versions}.",
-        f"CPU milliseconds, median of {REPEATS} turns in which all contenders take part. `both`: forward and backward.",
-        "Ratios: above 1 is faster than e3nn. glibc keeps freed memory (`mallopt`).",
+        "CPU milliseconds, median over turns in which all contenders take part. `both`: forward and backward.",
+        "Ratios: above 1 is faster than e3nn. Freed memory is kept for the next tensor (`ophio.memory`).",
         "Difference: from e3nn in float64, relative; compiled contenders are compared uncompiled.",
         "Peak: allocated in one pass; for e3nn-jax, as its compiler plans it.",
         "e3nn is its default (TorchScript where it generates code). Its autoencoder is ophio's with self-interactions and",
@@ -471,7 +471,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small size of every row, printed only")
     parser.add_argument(
-        "--compiled", action="store_true", help="with torch.compile too: a minute or more for every size"
+        "--compiled", action="store_true", help="at lmax 2, 32 channels, 2,048 nodes with torch.compile too"
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args()
@@ -481,11 +481,11 @@ def main() -> None:
     results = [] if options.quick else earlier()
     done = {(entry["row"], entry["lmax"], entry["channels"], entry["nodes"]) for entry in results}
     order = [(row, *size) for row in options.rows for size in sizes(row, options.quick)]
-    order.sort(key=lambda task: (task[3], task[0] == "autoencoder", task[2] != 32))
+    order.sort(key=lambda task: (task[3] * task[2] > LONG, task[3] > 2048, task[0] == "autoencoder", task[2] != 32))
     for task in order:
         if task in done:
             continue
-        results += bench(*task, options.compiled)
+        results += bench(*task, options.compiled and task[1:] == (2, 32, 2048))
         if options.quick:
             continue
         with open(HERE / "equivariant_layers.csv", "w", newline="") as file:
