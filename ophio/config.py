@@ -96,7 +96,7 @@ def _check_choices(folder: Path, overrides: Sequence[str]) -> None:
     for override in overrides:
         group, _, value = override.partition("=")
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml")) if group.isidentifier() else []
-        if choices and not re.match(r"null$|[\[a-zA-Z_]", value):
+        if choices and not re.match(r"null$|[\[\"'a-zA-Z_]", value):
             raise UserError(f"{override}: expected the name of a configuration; {_there_are(choices)}")
 
 

@@ -79,6 +79,13 @@ def _read(path: str | Path, chain: str | None = None) -> Protein:
         return read_structure(path, chain)
 
 
+def _same_structure(one: str, other: str) -> bool:
+    """The same residues and atoms, and coordinates to the last digit of the format, in which rounding may differ."""
+    a, b = _read(one), _read(other)
+    near = (a.positions - b.positions).abs().max() < 1.5e-3
+    return _same_residues(a, b) and a.sequence == b.sequence and torch.equal(a.atom_mask, b.atom_mask) and bool(near)
+
+
 def _same_residues(a: Protein, b: Protein) -> bool:
     fields = ("residue_number", "insertion_code")
     return a.chain_id == b.chain_id and all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
@@ -121,7 +128,7 @@ def test_decoding_what_was_encoded_is_the_reconstruction(ophio, model, suffix):
     status = main(["decode", "latents", "--out", "decoded", "--format", suffix])  # the latents name their model
     assert status == 0 and _names("decoded") == [f"5PTI.{suffix}", f"adk_open.{suffix}"]
     for name in _names("decoded"):
-        assert Path("decoded", name).read_bytes() == Path("whole", name).read_bytes()
+        assert _same_structure(f"decoded/{name}", f"whole/{name}")
     for name in ("adk_open", "5PTI"):
         latent, encoder, weights = load_latent(f"latents/{name}.npz")
         assert encoder == str(model) and weights == fingerprint(pretrained.load(model))
@@ -197,7 +204,7 @@ def test_masked_residues_are_left_out_and_not_invented(ophio):
     ophio("decode", "latents", "--out", "decoded")
     everyone = set(range(1, 100)) - {67}
     for name, missing in (("1hvr", set()), ("gaps", {21, 22, 41})):
-        assert Path(f"decoded/{name}.pdb").read_bytes() == Path(f"out/{name}.pdb").read_bytes()
+        assert _same_structure(f"decoded/{name}.pdb", f"out/{name}.pdb")
         written = _read(f"decoded/{name}.pdb")
         assert set(written.residue_number.tolist()) == everyone - missing and written.residue_mask.all()
 
