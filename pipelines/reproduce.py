@@ -55,8 +55,15 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
             "-m ophio.cli sample --num 100 --length 50-100 --seed 0 --out {out}/samples",
             "-m ophio.cli evaluate {out}/samples --out {out}/report --controls {work}/mini --control-origin designed "
             "--reference {work}/mini --workers 2",
+            "pipelines/export.py corpus={work}/mini origins=[designed] length=40-100 output={out}/natives",
+            "-m ophio.cli evaluate {out}/natives --out {out}/natives_report --num-controls 0 --workers 2",
         ),
-        {"report/table.csv": "evaluation.csv"},
+        {"report/table.csv": "evaluation.csv", "natives_report/table.csv": "evaluation_natives.csv"},
+    ),
+    "quality": (
+        ("mini",),
+        ("pipelines/quality.py corpus={work}/mini num=16 sequences=3 output={out}",),
+        {"quality.csv": "quality.csv"},
     ),
     "interpolation": (
         ("conformations",),

@@ -141,7 +141,7 @@ def write_controls(folder: Path, originals: Sequence[Protein], natives: bool, se
         versions = {NATIVES: protein} if natives else {}
         versions |= {MIRRORS: mirrored(protein), NOISED: noised(protein, seed + k)}
         for group, version in versions.items():
-            path = folder / group / f"{k + 1:03d}_{_file_name(protein.name)}.cif"
+            path = folder / group / f"{k + 1:03d}_{file_name(protein.name)}.cif"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_structure(version, path)
             items.append(Item(group, path.name, path))
@@ -217,5 +217,5 @@ def _fits(chain: Protein, lengths: tuple[int, int]) -> bool:
     return True
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
