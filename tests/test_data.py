@@ -18,6 +18,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from inprocess import run_pipeline
 from MDAnalysis.tests import datafiles
 
 from ophio import io as ophio_io
@@ -115,6 +116,24 @@ def test_corpus_gives_back_what_the_archive_holds(archive_file, corpus_path):
             entry.source, k, entry.protein.num_residues
         )  # fmt: skip
         assert (corpus.lengths[k], corpus.clusters[k]) == (entry.protein.num_residues, k % 60)
+
+
+def test_exported_chains_are_those_of_the_corpus(corpus_path, tmp_path):
+    main = runpy.run_path(str(ROOT / "pipelines" / "export.py"))["main"]
+    options = (f"corpus={corpus_path}", "split=train", "origins=[designed]", "length=60-100", "num=5")
+    for made in ("one", "same"):
+        assert run_pipeline(main, "export", *options, f"output={tmp_path / made}") == 0
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 5 and files[0].name.startswith("001_piece")
+    assert [path.read_bytes() for path in files] == [
+        path.read_bytes() for path in sorted((tmp_path / "same").iterdir())
+    ]
+    chosen = Corpus(corpus_path, "train", 60, 100, ["designed"])
+    by_name = {chosen[k].name: chosen[k] for k in range(len(chosen))}
+    for path in files:
+        true, written = by_name[path.stem.split("_")[1]], read_structure(path)
+        assert (written.positions - true.positions)[true.atom_mask].abs().max() < 1e-3
+    assert run_pipeline(main, "export", *options, f"output={tmp_path}", "num=0") == 2
 
 
 def test_corpus_limits(corpus_path):
