@@ -303,7 +303,7 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
     add("--skip-nonstandard", "leave out residues that are not among the 20 amino acids", action="store_true")
     add(
         "--model",
-        "released autoencoder (see `ophio models`), or a folder that training wrote (default: monomer, the smoothest)",
+        "released autoencoder (see `ophio models`), or a folder that training wrote (default: monomer)",
         metavar="NAME|PATH",
     )
     add("--device", "cpu, cuda, cuda:1, ... (default: cpu)", default="cpu")

@@ -202,7 +202,7 @@ def _relax(
     )
     uses = torch.stack([ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes)]).sum(0)
     share = RELAXATION / uses.clamp(min=1).to(x.dtype)[:, None]
-    step, neighbours = torch.zeros_like(x), _Neighbours(present, residue_type)
+    step, neighbours = torch.zeros_like(x), _Neighbours(x, present, residue_type)
     for sweep in range(sweeps):
         push = sweep < PUSHING * sweeps
         if sweep % CONTACT_SWEEPS == 0 or sweep == math.ceil(PUSHING * sweeps):
@@ -238,32 +238,26 @@ def _volume_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tensor,
 class _Neighbours:
     """Pairs of atoms of one chain that may clash, remembered until one of its atoms has gone half of `SKIN` (Verlet 1967)."""
 
-    def __init__(self, present: Bool[Tensor, "atoms"], residue_type: Int[Tensor, "chains L"]):
+    def __init__(
+        self, x: Float[Tensor, "atoms 3"], present: Bool[Tensor, "atoms"], residue_type: Int[Tensor, "chains L"]
+    ):
         self.kind, self.chains = residue_type.flatten(), len(residue_type)
         self.atoms = [part.nonzero()[:, 0] + k * len(part) for k, part in enumerate(present.chunk(self.chains))]
-        self.pairs: list[Int[Tensor, "k 2"] | None] = [None] * self.chains
-        self.limits: list[Float[Tensor, "k"] | None] = [None] * self.chains
-        self.seen: Float[Tensor, "atoms 3"] | None = None
+        self.known = [self._pairs(x, atoms) for atoms in self.atoms]  # of each chain: pairs and their limits
+        self.seen = x.clone()
 
     def contacts(self, x: Float[Tensor, "atoms 3"], margin: float) -> _Ranges:
         """Pairs up to `CONTACT_REACH` beyond 0.8 of the sum of their radii, from there on; those closer, a margin farther."""
-        self._look(x)
-        pairs, limit = (torch.cat([part for part in parts if part is not None]) for parts in (self.pairs, self.limits))
+        far = (safe_norm(x - self.seen) > 0.5 * SKIN).view(self.chains, -1).any(-1)
+        for k in far.nonzero()[:, 0].tolist():
+            self.known[k] = self._pairs(x, self.atoms[k])
+            self.seen[self.atoms[k]] = x[self.atoms[k]]
+        pairs, limit = (torch.cat(parts) for parts in zip(*self.known, strict=True))
         distance = safe_norm(x[pairs[:, 0]] - x[pairs[:, 1]])
         near = distance < limit + CONTACT_REACH
         pairs, limit, distance = pairs[near], limit[near], distance[near]
         low = limit + torch.where(distance < limit, margin, CLASH_MARGIN)
         return _Ranges(pairs, low, torch.full_like(low, math.inf))
-
-    def _look(self, x: Float[Tensor, "atoms 3"]) -> None:
-        """Brings the pairs of chains up to date that have moved far."""
-        if self.seen is None:
-            self.seen, moved = x.clone(), [True] * self.chains
-        else:
-            moved = (safe_norm(x - self.seen).view(self.chains, -1).amax(-1) > 0.5 * SKIN).tolist()
-        for k in (k for k, far in enumerate(moved) if far):
-            self.pairs[k], self.limits[k] = self._pairs(x, self.atoms[k])
-            self.seen[self.atoms[k]] = x[self.atoms[k]]
 
     def _pairs(
         self, x: Float[Tensor, "atoms 3"], atoms: Int[Tensor, "n"]

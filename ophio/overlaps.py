@@ -6,7 +6,7 @@ that nature rarely undercuts, while distances of up to four steps along the chai
 """
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -43,12 +43,18 @@ def separate_residues(
         x, step = start, torch.zeros_like(start)
         shape = [_kept_distances(start, present, hops) for hops in range(1, FARTHEST_STEP + 1)]
         shape[0] = _links(*shape[0], linked)
-        apart, overlap, least = _limits(present)
-        struck = torch.zeros_like(apart)
+        node = torch.arange(start.shape[-2], device=start.device)
+        apart = ((node[:, None] - node).abs() > 2) & present[..., :, None] & present[..., None, :]
+        overlap, least = torch.tensor([[CA_CA, CA_SIDE], [CA_SIDE, SIDE_SIDE]], device=start.device).unbind(-1)
+        struck = torch.zeros(
+            (), dtype=torch.bool, device=start.device
+        )  # [..., 2, L, 2, L]: kind and residue of either bead
         for sweep in range(sweeps):
-            beads = torch.cat([x, x + side], dim=-2)
+            beads = torch.stack([x, x + side], dim=-3)
             if sweep % LOOK == 0:
-                struck |= apart & (torch.cdist(beads, beads) < overlap)
+                flat = beads.flatten(-3, -2)
+                distance = rearrange(torch.cdist(flat, flat), "... (a i) (b j) -> ... a i b j", a=2, b=2)
+                struck = struck | apart[..., None, :, None, :] & (distance < overlap[:, None, :, None])
                 pairs = struck.nonzero()  # few
             step = RELAXATION * (_chain_moves(x, shape) + _push(beads, pairs, least)) + MOMENTUM * step
             x = x + step
@@ -89,25 +95,12 @@ def _chain_moves(
     return moves
 
 
-def _limits(
-    present: Bool[Tensor, "*batch L"],
-) -> tuple[Bool[Tensor, "*batch beads beads"], Float[Tensor, "beads beads"], Float[Tensor, "beads beads"]]:
-    """Of the CA of all residues, then the centres of their side chains: those three or more residues apart, the distance
-    at which they overlap, and the one they are moved to."""
-    node = torch.arange(present.shape[-1], device=present.device)
-    apart = ((node[:, None] - node).abs() > 2) & present[..., :, None] & present[..., None, :]
-    kinds = torch.tensor([[CA_CA, CA_SIDE], [CA_SIDE, SIDE_SIDE]], device=present.device)
-    overlap, least = kinds.repeat_interleave(len(node), 0).repeat_interleave(len(node), 1).unbind(-1)
-    return torch.cat([torch.cat([apart, apart], -1)] * 2, -2), overlap, least
-
-
 def _push(
-    beads: Float[Tensor, "*batch beads 3"], pairs: Int[Tensor, "k _"], least: Float[Tensor, "beads beads"]
+    beads: Float[Tensor, "*batch 2 L 3"], pairs: Int[Tensor, "k _"], least: Float[Tensor, "2 2"]
 ) -> Float[Tensor, "*batch L 3"]:
-    """Half of what the beads of two residues lack, each."""
-    size = beads.shape[-2] // 2
-    *batch, i, j = pairs.unbind(-1)
-    vector = beads[(*batch, j)] - beads[(*batch, i)]
+    """Half of what the beads of two residues lack, each. `pairs`: batch, kind and residue of the one, of the other."""
+    *batch, a, i, b, j = pairs.unbind(-1)
+    vector = beads[(*batch, b, j)] - beads[(*batch, a, i)]
     length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True).clamp(min=0.3)
-    half = 0.5 * (length - least[i, j, None]).clamp(max=0) / length * vector
-    return torch.zeros_like(beads[..., :size, :]).index_put((*batch, i % size), half, accumulate=True)
+    half = 0.5 * (length - least[a, b, None]).clamp(max=0) / length * vector
+    return torch.zeros_like(beads[..., 0, :, :]).index_put((*batch, i), half, accumulate=True)

@@ -49,8 +49,8 @@ def stages(
 
         yield NATIVE, list(natives)
         yield RECONSTRUCTION, decoded(latent.cloud)
+        clean = diffusion.standardizer(latent.cloud)
         for sigma in noised:
-            clean = diffusion.standardizer(latent.cloud)
             noise = centred_noise(clean, [torch.Generator().manual_seed(k) for k in seeds])
             yield f"latent noise {sigma:g}", decoded(diffusion.standardizer.inverse(clean + noise * sigma))
         asked = _own_content(natives, settings)

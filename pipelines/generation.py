@@ -16,7 +16,7 @@ from ophio.generation import generation_row, native_records, novelty_columns
 from ophio.io import read_structure
 from ophio.metrics.novelty import StructureIndex, max_tm
 from ophio.pretrained import load_diffusion, read_card
-from ophio.samples import collect, prepare
+from ophio.samples import collect, length_range, prepare
 from ophio.tables import markdown, write_csv
 
 
@@ -39,8 +39,7 @@ def main(
 ) -> None:
     folder, bands, rows = Path(output), read_card(weights)["bands"], []
     if natives:
-        shortest, longest = (int(part) for part in str(length).split("-"))
-        test = Corpus(corpus, "test", shortest, longest)
+        test = Corpus(corpus, "test", *length_range(length))
         rows.append({"what": "test split"} | generation_row(native_records(test), bands))
         autoencoder = load_diffusion(weights)[1]
         rows.append({"what": "its reconstruction"} | generation_row(native_records(test, autoencoder), bands))

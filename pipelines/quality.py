@@ -7,6 +7,7 @@ quality.csv. Goes on after an interruption. Options: configs/quality.yaml.
 """
 
 from pathlib import Path
+from typing import Any
 
 from ophio.config import pipeline
 from ophio.evaluation.evaluate import prepare
@@ -17,7 +18,7 @@ from ophio.io import write_structure
 from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein, stack
-from ophio.samples import length_range, released_settings
+from ophio.samples import claim, length_range, released_settings
 from ophio.stages import SAMPLES, stages
 from ophio.tables import markdown, write_csv
 
@@ -43,6 +44,15 @@ def main(
     seed: int,
 ) -> None:
     folder, rows = Path(output), []
+    options: dict[str, Any] = {
+        "weights": weights,
+        "corpus": corpus,
+        "split": split,
+        "origins": list(origins),
+        "num": num,
+    }
+    options |= {"length": str(length), "noised": list(noised), "denoised": list(denoised), "seed": seed}
+    claim(folder, options, "stages")
     diffusion, autoencoder = load_diffusion(weights)
     settings = released_settings(read_card(weights), {})
     natives = choose_natives(Path(corpus), num, length_range(length), origins, seed, split)
@@ -61,9 +71,7 @@ def main(
 def _write(chains: list[Protein], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k, chain in enumerate(chains, start=1):
-        path = folder / f"{k:03d}.pdb"
-        if not path.exists():
-            write_structure(chain, path)
+        write_structure(chain, folder / f"{k:03d}.pdb")
 
 
 def _distances(natives: list[Protein], chains: list[Protein]):

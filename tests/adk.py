@@ -11,6 +11,7 @@ import torch
 from biotite.structure.io import pdb
 
 from ophio.constants import ATOM14, NUM_SLOTS, TYPE_OF
+from ophio.geometry import transform
 from ophio.protein import Protein
 
 DATA = Path(MDAnalysisTests.__file__).parent / "data"
@@ -38,3 +39,9 @@ def read(name: str) -> tuple[struc.AtomArray, Protein]:
     mask[index, slot] = True
     _, residues = struc.get_residues(atoms)
     return atoms, Protein.from_atoms(positions, mask, torch.tensor([TYPE_OF[residue] for residue in residues]), name)
+
+
+def moved(protein: Protein, rotation: torch.Tensor, translation: torch.Tensor) -> Protein:
+    """All atoms by one rotation and translation."""
+    positions = transform(protein.positions.flatten(-3, -2), rotation, translation)
+    return protein.with_positions(positions.view_as(protein.positions))

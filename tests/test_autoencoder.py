@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from adk import COBROTOXIN, OPEN, read
+from adk import COBROTOXIN, OPEN, moved, read
 
 from ophio.autoencoder import Autoencoder, Latent
 from ophio.cloud import Cloud
@@ -48,11 +48,6 @@ def native() -> Protein:
     """Two chains of 48 and 33 residues, padded."""
     chains = [read(OPEN)[1].crop(0, 48), read(COBROTOXIN)[1].crop(0, 33)]
     return stack([chain.center() for chain in chains]).to(torch.float64)
-
-
-def moved(protein: Protein, rotation: torch.Tensor, translation: torch.Tensor) -> Protein:
-    positions = transform(protein.positions.flatten(-3, -2), rotation, translation)
-    return protein.with_positions(positions.view_as(protein.positions))
 
 
 def assert_same_latent(one: Latent, other: Latent, tolerance: float = 1e-10) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adk import COBROTOXIN, OPEN, read
+from adk import COBROTOXIN, OPEN, moved, read
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from inprocess import run_pipeline
@@ -53,11 +53,6 @@ def native() -> Protein:
     """Two chains, padded, the second one short of a few residues."""
     chains = [read(OPEN)[1].crop(0, 40), read(COBROTOXIN)[1].crop(0, 33)]
     return stack([chain.center() for chain in chains]).to(torch.float64)
-
-
-def moved(protein: Protein, rotation: torch.Tensor, translation: torch.Tensor) -> Protein:
-    positions = transform(protein.positions.flatten(-3, -2), rotation, translation)
-    return protein.with_positions(positions.view_as(protein.positions))
 
 
 # Layers

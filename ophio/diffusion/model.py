@@ -98,10 +98,11 @@ class LatentDiffusion(nn.Module):
         def draw() -> Cloud:
             return centred_noise(blank, generators)
 
-        noise = draw() * (float(sigmas[0]) * noise_scale)
+        noisy = draw() * (float(sigmas[0]) * noise_scale)
+        if start is not None:
+            noisy = self.standardizer(start) + noisy
         estimate = SelfConditioned(self, conditions, guidance)
-        noise = noise if start is None else self.standardizer(start) + noise
-        cloud = SAMPLERS[sampler](estimate, noise, sigmas, draw, noise_scale, **(options or {}))
+        cloud = SAMPLERS[sampler](estimate, noisy, sigmas, draw, noise_scale, **(options or {}))
         return self.standardizer.inverse(cloud.center())
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from ophio.cloud import Cloud
 from ophio.irreps import Linear, join, solid_harmonics, split, symmetric_traceless
 from ophio.layers.norm import EquivariantNorm
-from ophio.layers.sequence import SequenceConvolution, num_windows
+from ophio.layers.sequence import SequenceConvolution, num_windows, overhang
 
 
 def window_nodes(num_nodes: int, kernel: int, stride: int) -> tuple[Int[Tensor, "t k"], Bool[Tensor, "t k"]]:
     """The nodes in each window of `ophio.layers.sequence`, and which of them lie within the chain."""
-    first = torch.arange(num_windows(num_nodes, kernel, stride)) * stride - (kernel // 2 if stride == 1 else 0)
+    first = torch.arange(num_windows(num_nodes, kernel, stride)) * stride - overhang(kernel, stride)
     index = first[:, None] + torch.arange(kernel)
     return index.clamp(0, num_nodes - 1), (index >= 0) & (index < num_nodes)
 

@@ -35,12 +35,12 @@ def window_mask(mask: Bool[Tensor, "batch n"], kernel: int, stride: int) -> Bool
 
 def _windows_of_mask(mask: Bool[Tensor, "batch n"], kernel: int, stride: int) -> Bool[Tensor, "batch t K"]:
     """False beyond the ends."""
-    num_nodes, left = mask.shape[1], _left(kernel, stride)
+    num_nodes, left = mask.shape[1], overhang(kernel, stride)
     covered = (num_windows(num_nodes, kernel, stride) - 1) * stride + kernel
     return F.pad(mask, (left, covered - left - num_nodes)).unfold(1, kernel, stride)
 
 
-def _left(kernel: int, stride: int) -> int:
+def overhang(kernel: int, stride: int) -> int:
     """How far the first window reaches over the beginning."""
     return kernel // 2 if stride == 1 else 0
 
@@ -48,7 +48,7 @@ def _left(kernel: int, stride: int) -> int:
 def _places(num_nodes: int, kernel: int, stride: int) -> Iterator[tuple[int, slice, slice]]:
     """For every place in a window: the windows that have a node there, and these nodes."""
     for place in range(kernel):
-        offset = place - _left(kernel, stride)
+        offset = place - overhang(kernel, stride)
         first = max(0, -(offset // stride))
         last = min(num_windows(num_nodes, kernel, stride), (num_nodes - 1 - offset) // stride + 1)
         if first < last:

@@ -10,15 +10,20 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
+def _loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What the closure of a step computes, with gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class BatchedMuon(Muon):
     """torch's Muon, but for all matrices of a shape together, and orthogonalised in float32 rather than in bfloat16."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for group in self.param_groups:
             weights, gradients, momenta = [], [], []
             self._init_group(group, weights, gradients, momenta)
@@ -100,10 +105,7 @@ class MuonAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for part in self.parts:
             part.step()
         return loss
