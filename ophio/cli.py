@@ -143,9 +143,13 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         type=float, metavar="X",
     )  # fmt: skip
     add(
+        "--origin", None, "proteins like these (default: what the model was released with)",
+        choices=["designed", "natural"],
+    )  # fmt: skip
+    add(
         "--guidance",
         1.0,
-        "how far to follow helix, strand and compactness; 1 is as trained (default: 1)",
+        "how far to follow helix, strand, compactness and origin; 1 is as trained (default: 1)",
         type=float,
         metavar="X",
     )
@@ -154,6 +158,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         help="bring bonds, angles and contacts into their ranges after decoding (default: what the model was released with)",
     )  # fmt: skip
     add("--batch-size", 16, "samples made at a time (default: 16)", type=int, metavar="N")
+    add("--workers", None, "processes that make batches side by side (default: one a core)", type=int, metavar="N")
     add(
         "--model",
         "mini_diffusion",
@@ -170,10 +175,15 @@ def _sample(options: argparse.Namespace) -> int:
     check_viewer(options.viewer_js)
     _check_device(options.device)
     asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
-    asked |= {"helix": options.helix, "strand": options.strand, "compactness": options.compactness}
+    asked |= {
+        "helix": options.helix,
+        "strand": options.strand,
+        "compactness": options.compactness,
+        "origin": options.origin,
+    }
     asked |= {"guidance": options.guidance, "idealize": options.idealize}
     run = prepare(options.model, options.num, options.length, options.seed, options.out, asked)
-    run.to(options.device).fill(options.batch_size)
+    run.to(options.device).fill(options.batch_size, num_workers=options.workers if options.device == "cpu" else 1)
     print(summary(collect(options.out, run.items, options.viewer_js), options.out))
     return 0
 

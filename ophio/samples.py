@@ -11,9 +11,11 @@ A folder holds samples of one kind: made with the same settings.
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
 from ophio.files import write_whole
+from ophio.forks import default_workers, each_forked
 from ophio.io import read_structure, write_structure
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
@@ -117,34 +120,39 @@ class Run:
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
 
-    def fill(self, batch_size: int = 16, rank: int = 0, world_size: int = 1) -> None:
+    def fill(self, batch_size: int = 16, rank: int = 0, world_size: int = 1, num_workers: int | None = 1) -> None:
         """Makes the samples that the folder does not have yet, batch by batch; with several ranks, every n-th batch.
 
-        Each rank appends to a list of its own; `collect` then makes the files that tell of all samples.
+        Each process appends to a list of its own; `collect` then makes the files that tell of all samples.
+
+        Args:
+            num_workers: processes forked from this one that make batches side by side, which one batch of small proteins
+                cannot use two cores for; on the CPU alone. None: as many as there are cores and batches.
         """
+        if num_workers is not None and num_workers < 1:
+            raise UserError(f"workers {num_workers}: give a number of processes, at least 1")
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: give a number of samples, at least 1")
         done = set(_records(self.folder))
         batches = list(_batches(self.items, batch_size))[rank::world_size]
         batches = [batch for batch in batches if any(item.name not in done for item in batch)]
-        with (
-            tqdm(total=sum(map(len, batches)), unit="sample", disable=None, leave=False) as bar,
-            open(self.folder / f"{RECORDS}.part{rank}", "a", encoding="utf-8") as log,
-        ):
-            log.write("\n")  # ends a line that a crash cut off
-            for batch in batches:
-                for record in self._make(batch, done):
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                bar.update(len(batch))
+        num_workers = default_workers(len(batches)) if num_workers is None else num_workers
+        with tqdm(total=sum(map(len, batches)), unit="sample", disable=None, leave=False) as bar:
+            for count in each_forked(partial(self._make, done, rank), batches, num_workers):
+                bar.update(count)
 
-    def _make(self, batch: list[Item], done: set[str]) -> Iterator[dict]:
+    def _make(self, done: set[str], rank: int, batch: list[Item]) -> int:
+        """Makes and records what is missing of a batch; how many samples the batch has."""
         # the whole batch even where some are done: a sample's rounding depends on its companions
         lengths, seeds = [item.length for item in batch], [item.seed for item in batch]
         samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler)
-        for item, sample in zip(batch, samples, strict=True):
-            if item.name not in done:
-                yield _write(self.folder, item, sample)
+        with open(self.folder / f"{RECORDS}.part{rank}.{os.getpid()}", "a", encoding="utf-8") as log:
+            log.write("\n")  # ends a line that a crash cut off
+            for item, sample in zip(batch, samples, strict=True):
+                if item.name not in done:
+                    log.write(json.dumps(_write(self.folder, item, sample)) + "\n")
+                    log.flush()
+        return len(batch)
 
 
 def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any]) -> Run:
@@ -164,8 +172,10 @@ def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, as
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
     sampler = released_settings(card, asked)
-    if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.contents > 2:
+    if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.compactness:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
+    if sampler.origin is not None and not diffusion.denoiser.condition.origin:
+        raise UserError(f"origin {sampler.origin}: {model} was not trained to follow it; leave it out")
     odd = outside_training(items, card["lengths"])
     if odd:
         warnings.warn(odd, stacklevel=2)
@@ -195,6 +205,8 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
         value = getattr(sampler, name)
         if value == value and not 0 <= value <= 1:
             raise UserError(f"{name} {value}: give a fraction from 0 to 1")
+    if sampler.origin not in (None, "designed", "natural"):
+        raise UserError(f"origin {sampler.origin}: not one of designed, natural")
     if sampler.compactness == sampler.compactness and not 1 <= sampler.compactness <= 10:
         raise UserError(f"compactness {sampler.compactness}: give a radius of gyration over N^0.38, Å; compact: 2.2")
     if sampler.helix + sampler.strand > 1:

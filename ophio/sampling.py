@@ -15,7 +15,7 @@ from torch import Tensor
 from ophio.autoencoder import Autoencoder, Latent
 from ophio.backbone import BackboneGeometry
 from ophio.cloud import Cloud
-from ophio.diffusion import Conditions, LatentDiffusion
+from ophio.diffusion import DESIGNED, Conditions, LatentDiffusion
 from ophio.idealize import idealize
 from ophio.metrics import (
     COMPACT_EXPONENT,
@@ -47,8 +47,10 @@ class SamplerSettings:
         noise_scale: below 1 for fewer surprises.
         helix, strand: fractions asked for; NaN for any.
         compactness: radius of gyration / N^0.38 (Å) asked for, where the model knows it; NaN for any.
-        typical: chains of the training data (residues, helix, strand). Where neither helix nor strand is asked for, every
-            sample is asked for those of one that is about as long: a low noise scale alone drifts to what is commonest.
+        origin: "designed" or "natural", where the model knows them; None for any.
+        typical: chains of the training data (residues, helix, strand, 1 for designed and 0 for natural ones or None).
+            Where neither helix nor strand is asked for, every sample is asked for those of one of that origin that is
+            about as long: a low noise scale alone drifts to what is commonest.
         calibration: offset and slope for helix and for strand. Samples at a low noise scale overdo what they are asked
             for; the model is told offset + slope * fraction, at least 0, so that they come out as asked.
         guidance: how far to follow them, 1 as trained.
@@ -61,7 +63,8 @@ class SamplerSettings:
     helix: float = float("nan")
     strand: float = float("nan")
     compactness: float = float("nan")
-    typical: Sequence[Sequence[float | int]] = ()
+    origin: str | None = None
+    typical: Sequence[Sequence[float | int | None]] = ()
     calibration: Sequence[Sequence[float]] = ((0.0, 1.0), (0.0, 1.0))
     guidance: float = 1.0
     idealize: bool = False
@@ -175,21 +178,23 @@ def _draw(
 
 def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:
     """What the model is told each sample should be; it depends on the sample's length and seed alone."""
-    asked = Conditions.of_lengths(torch.tensor(lengths), settings.helix, settings.strand, settings.compactness)
-    fractions = asked.content[:, :2].clone()
-    if settings.typical and math.isnan(settings.helix) and math.isnan(settings.strand):
-        chains = torch.tensor(settings.typical)
+    fractions = torch.tensor([[settings.helix, settings.strand]]).repeat(len(lengths), 1)
+    if settings.typical and bool(fractions.isnan().all()):
+        origin = DESIGNED.get(settings.origin)
+        chains = torch.tensor([chain[:3] for chain in settings.typical if origin is None or chain[3] == origin])
         for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
             nearest = (chains[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
             drawn = np.random.default_rng((seed, ATTEMPTS)).integers(len(nearest))  # a stream that no attempt uses
             fractions[k] = chains[nearest[drawn], 1:]
-    return Conditions(asked.num_residues, torch.cat([calibrated(settings, fractions), asked.content[:, 2:]], dim=-1))
+    return told(settings, lengths, fractions)
 
 
-def calibrated(settings: SamplerSettings, fractions: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch 2"]:
-    """What the model is told for samples to come out with these fractions of helix and strand."""
+def told(settings: SamplerSettings, lengths: Sequence[int], fractions: Float[Tensor, "batch 2"]) -> Conditions:
+    """What the model is told for samples to come out with these fractions of helix and strand, and as `settings` ask."""
     offset, slope = torch.tensor(settings.calibration).T
-    return (offset + slope * fractions).clamp(min=0)
+    helix_strand = (offset + slope * fractions).clamp(min=0)
+    others = torch.tensor([settings.compactness, DESIGNED.get(settings.origin, math.nan)])
+    return Conditions(torch.tensor(lengths), torch.cat([helix_strand, others.expand(len(lengths), 2)], dim=-1))
 
 
 def _generator(seed: int, attempt: int) -> torch.Generator:

@@ -12,11 +12,11 @@ import torch
 
 from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
-from ophio.diffusion import Conditions, LatentDiffusion
+from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.process import centred_noise
 from ophio.metrics import helix_strand_content
 from ophio.protein import Protein, stack
-from ophio.sampling import SamplerSettings, calibrated, finished, generate, latent_of
+from ophio.sampling import SamplerSettings, finished, generate, latent_of, told
 
 NATIVE, RECONSTRUCTION, SAMPLES = "native", "reconstruction", "samples"
 
@@ -53,7 +53,7 @@ def stages(
         for sigma in noised:
             noise = centred_noise(clean, [torch.Generator().manual_seed(k) for k in seeds])
             yield f"latent noise {sigma:g}", decoded(diffusion.standardizer.inverse(clean + noise * sigma))
-        asked = _own_content(natives, settings)
+        asked = told(settings, lengths, torch.tensor([helix_strand_content(chain) for chain in natives]))
         for sigma in denoised:
             generators = [torch.Generator().manual_seed(k) for k in seeds]
             way = settings.sampler, settings.steps, settings.noise_scale, settings.guidance, settings.options
@@ -61,11 +61,3 @@ def stages(
             yield f"noise {sigma:g}, denoised", decoded(cloud)
     drawn = generate(diffusion, autoencoder, lengths, seeds, settings)
     yield SAMPLES, [sample.protein for sample in drawn if sample.protein is not None]
-
-
-def _own_content(natives: Sequence[Protein], settings: SamplerSettings) -> Conditions:
-    """Helix and strand of each native, through the calibration; compactness as in the settings."""
-    fractions = torch.tensor([helix_strand_content(chain) for chain in natives])
-    lengths = torch.tensor([chain.num_residues for chain in natives])
-    compactness = torch.full((len(natives), 1), settings.compactness, dtype=fractions.dtype)
-    return Conditions(lengths, torch.cat([calibrated(settings, fractions), compactness], dim=-1))

@@ -27,6 +27,7 @@ def main(
     helix: float | None,
     strand: float | None,
     compactness: float | None,
+    origin: str | None,
     guidance: float,
     idealize: bool | None,
     batch_size: int,
@@ -34,8 +35,8 @@ def main(
     devices: int,
 ) -> None:
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale}
-    asked |= {"helix": helix, "strand": strand, "compactness": compactness, "guidance": guidance}
-    asked |= {"idealize": idealize}
+    asked |= {"helix": helix, "strand": strand, "compactness": compactness, "origin": origin}
+    asked |= {"guidance": guidance, "idealize": idealize}
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
     run = prepare(weights, num, length, seed, Path(output), asked)

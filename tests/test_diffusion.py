@@ -20,7 +20,9 @@ SCHEDULES = [EDM(), DDPM(), Flow()]
 def small_denoiser(lmax=1, latent_lmax=1, seed=0, channels=16):
     torch.manual_seed(seed)
     points = 3 if latent_lmax else 0
-    denoiser = Denoiser(6, latent_lmax, channels, lmax, 2, heads=4, pair_channels=8, points=points, compactness=True)
+    denoiser = Denoiser(
+        6, latent_lmax, channels, lmax, 2, heads=4, pair_channels=8, points=points, compactness=True, origin=True
+    )
     for block in denoiser.blocks if latent_lmax else ():  # a fresh model's points have no effect, these do
         for weight in block.contact.out.weights:
             torch.nn.init.normal_(weight)
@@ -241,6 +243,7 @@ def test_denoiser_sees_its_conditions():
             (0, lengths, (0.0, math.nan, math.nan)),
             (0, lengths, (math.nan, 0.0, math.nan)),
             (0, lengths, (math.nan, math.nan, 2.2)),
+            (0, lengths, (math.nan, math.nan, math.nan, 1.0)),
         ]
     ]
     for other in outs[1:]:
@@ -270,8 +273,8 @@ def test_points_need_vectors_in_the_latent():
 
 def test_points_change_nothing_before_training_and_much_after():
     torch.manual_seed(0)
-    without = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, compactness=True)
-    fresh = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, points=3, compactness=True)
+    without = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, compactness=True, origin=True)
+    fresh = Denoiser(6, 1, 16, 1, depth=2, heads=4, pair_channels=8, points=3, compactness=True, origin=True)
     fresh.load_state_dict(without.state_dict(), strict=False)
     trained = small_denoiser()
     trained.load_state_dict(without.state_dict(), strict=False)
@@ -310,9 +313,9 @@ def test_one_batch_is_learnt():
 
 def test_forgetting_leaves_content_open():
     torch.manual_seed(0)
-    conditions = Conditions(torch.full((4000,), 60), torch.tensor([[0.3, 0.2, 2.2]]).expand(4000, 3))
+    conditions = Conditions(torch.full((4000,), 60), torch.tensor([[0.3, 0.2, 2.2, 1.0]]).expand(4000, 4))
     kept = conditions.forget(0.2).content.isfinite()
-    assert kept.float().mean(0).tolist() == pytest.approx([0.64, 0.64, 0.64], abs=0.03)
+    assert kept.float().mean(0).tolist() == pytest.approx([0.64] * 4, abs=0.03)
     assert conditions.forget(0.0).asks_content and not conditions.without_content().asks_content
 
 

@@ -1,6 +1,7 @@
 """From a diffusion model to a folder of proteins: lengths, seeds, divergence, resuming, files, the command."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from ophio.cli import main
 from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
 from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
+from ophio.forks import each_forked
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
@@ -129,7 +131,8 @@ def test_content_is_that_of_chains_of_about_the_length():
     typical = [[50, 0.9, 0.0]] * 64 + [[100, 0.0, 0.4]] * 64 + [[100, 0.2, 0.4]]
     settings = SamplerSettings(typical=typical, calibration=[[0.1, 0.5], [-0.3, 1.0]], compactness=2.2)
     told = _conditions(settings, [48, 99], [3, 4]).content
-    torch.testing.assert_close(told, torch.tensor([[0.55, 0.0, 2.2], [0.1, 0.1, 2.2]]))
+    expected = torch.tensor([[0.55, 0.0, 2.2, math.nan], [0.1, 0.1, 2.2, math.nan]])
+    torch.testing.assert_close(told, expected, equal_nan=True)
     mixed = SamplerSettings(typical=[[60, k / 64, 0.0] for k in range(64)])
     drawn = [_conditions(mixed, [60], [seed]).content[0, 0].item() for seed in range(20)]
     assert len(set(drawn)) > 10 and drawn[7] == _conditions(mixed, [60, 60], [1, 7]).content[1, 0].item()
@@ -137,8 +140,16 @@ def test_content_is_that_of_chains_of_about_the_length():
 
 def test_content_asked_for_is_not_drawn():
     settings = SamplerSettings(typical=[[60, 0.9, 0.0]], helix=0.5, calibration=[[0.1, 0.5], [0.0, 1.0]])
-    helix, strand, compactness = _conditions(settings, [60], [0]).content[0]
-    assert helix == pytest.approx(0.35) and strand.isnan() and compactness.isnan()
+    helix, strand, compactness, designed = _conditions(settings, [60], [0]).content[0]
+    assert helix == pytest.approx(0.35) and strand.isnan() and compactness.isnan() and designed.isnan()
+
+
+def test_content_is_that_of_chains_of_the_origin_asked_for():
+    typical = [[60, 0.1, 0.1, 0]] * 70 + [[60, 0.5, 0.2, 1]] * 3 + [[60, 0.9, 0.0, None]] * 70
+    for origin, expected in (("natural", [0.1, 0.1, 0.0]), ("designed", [0.5, 0.2, 1.0])):
+        settings = SamplerSettings(typical=typical, origin=origin)
+        told = _conditions(settings, [60] * 5, range(5)).content[:, [0, 1, 3]]
+        torch.testing.assert_close(told, torch.tensor([expected] * 5))
 
 
 def test_released_settings_give_way_to_what_is_asked():
@@ -240,6 +251,29 @@ def test_ranks_share_the_work(model, tmp_path):
     assert len(collect(tmp_path, parts[0].items)) == 5
 
 
+def test_forked_workers_make_what_one_process_makes(model, tmp_path):
+    whole, shared = (prepare(str(model), 5, "24-30", 0, tmp_path / name, {}) for name in ("whole", "shared"))
+    whole.fill(batch_size=2)
+    shared.fill(batch_size=2, num_workers=2)
+    makers = {path.name for path in shared.folder.glob("*.part*")}
+    assert makers and f"samples.jsonl.part0.{os.getpid()}" not in makers
+    collect(whole.folder, whole.items), collect(shared.folder, shared.items)
+    assert content(whole.folder) == content(shared.folder)
+
+
+def test_an_error_in_a_forked_worker_is_raised_here():
+    def fails(job):
+        raise UserError(f"job {job}")
+
+    with pytest.raises(UserError, match="job 1"):
+        list(each_forked(fails, [1, 2, 3], num_workers=2))
+
+
+def test_a_forked_worker_that_dies_is_told():
+    with pytest.raises(UserError, match="worker process died"):
+        list(each_forked(lambda job: os._exit(3), [1, 2], num_workers=2))
+
+
 def test_two_real_processes(model, tmp_path):
     options = [
         f"weights={model}",
@@ -293,6 +327,8 @@ def test_lengths_outside_the_trained_range_warn(model, tmp_path, capsys):
         (["--compactness", "2.2"], "not trained to follow it"),
         (["--noise-scale", "0"], "noise scale"),
         (["--batch-size", "0"], "batch size"),
+        (["--workers", "0"], "workers 0"),
+        (["--origin", "designed"], "not trained to follow it"),
         (["--device", "tpu"], "--device tpu"),
     ],
 )

@@ -8,6 +8,7 @@ Latents of another autoencoder or corpus than a run asks for are refused.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +29,16 @@ from ophio.cloud import Cloud
 from ophio.data.corpus import Corpus
 from ophio.data.datamodule import BatchLoader
 from ophio.data.sampling import Batch, LengthBucketBatchSampler, one_per_cluster
-from ophio.diffusion.conditions import Conditions
+from ophio.diffusion.conditions import DESIGNED, Conditions
 from ophio.diffusion.standardize import latent_statistics
 from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration
 from ophio.protein import Protein, stack
 
-FORMAT = 2
+FORMAT = 3
 INDEX = "latents.json"
-MOST_TYPICAL = 512  # chains whose content is kept to sample by
+MOST_TYPICAL = 512  # chains of an origin whose content is kept to sample by
 NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
 
@@ -53,7 +54,7 @@ class LatentBatch:
 
 
 class LatentCorpus(Dataset):
-    """The latents of one split, in memory. `corpus[k]` is (Cloud of one chain, residues, (helix, strand, compactness)).
+    """The latents of one split, in memory. `corpus[k]` is (Cloud of one chain, residues, `Conditions.content`).
 
     Raises UserError where the folder holds none, or damaged ones.
     """
@@ -80,7 +81,7 @@ class LatentCorpus(Dataset):
         positions, features = self.columns["positions"][start:stop], self.columns["features"][start:stop]
         num_residues = int(self.columns["num_residues"][index])
         compactness = self.columns["radius_of_gyration"][index] / num_residues**COMPACT_EXPONENT
-        content = torch.cat([self.columns["content"][index], compactness[None]])
+        content = torch.cat([self.columns["content"][index], compactness[None], self.columns["designed"][index, None]])
         mask = torch.ones(stop - start, dtype=torch.bool)
         return Cloud(positions, features, mask), num_residues, content
 
@@ -257,6 +258,7 @@ def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpu
         "num_residues": torch.tensor([protein.num_residues for protein in proteins]),
         "content": torch.tensor([helix_strand_content(protein) for protein in proteins]),
         "radius_of_gyration": radius_of_gyration(batch.positions, batch.atom_mask),
+        "designed": torch.tensor([DESIGNED.get(corpus.origins[k], torch.nan) for k in chosen]),
         "cluster30": torch.from_numpy(corpus.clusters[list(chosen)].astype(np.int64)),
     }
 
@@ -274,15 +276,22 @@ def _bands(columns: dict[str, Tensor]) -> dict[str, list[float]]:
     return {name: value.quantile(levels).tolist() for name, value in _contents(columns).items()}
 
 
-def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float | int]]:
-    """Residues, helix and strand content of up to 512 chains, one a cluster, that are within all bands."""
-    chains = torch.cat([columns["num_residues"][:, None].double(), columns["content"].double()], dim=-1)
+def _typical(columns: dict[str, Tensor], bands: Mapping[str, Sequence[float]]) -> list[list[float | int | None]]:
+    """Residues, helix and strand content, and `designed` (None: unknown), of chains, one a cluster, within all bands.
+
+    Up to 512 of each origin.
+    """
+    facts = torch.cat([columns["num_residues"][:, None], columns["content"], columns["designed"][:, None]], dim=-1)
     contents = _contents(columns)
     values = torch.stack(list(contents.values()), dim=-1)
     low, _, high = torch.tensor([bands[name] for name in contents]).T
-    inside = ((values >= low) & (values <= high)).all(-1).nonzero()[:, 0].numpy()
-    generator = np.random.default_rng(0)
-    chosen = inside[one_per_cluster(columns["cluster30"].numpy()[inside], generator)][:MOST_TYPICAL]
+    inside = ((values >= low) & (values <= high)).all(-1)
+    designed, generator = columns["designed"], np.random.default_rng(0)
+    chosen = []
+    for origin in (designed.isnan(), designed == 0, designed == 1):
+        members = (inside & origin).nonzero()[:, 0].numpy()
+        chosen.append(members[one_per_cluster(columns["cluster30"].numpy()[members], generator)][:MOST_TYPICAL])
     return [
-        [int(count), round(helix, 3), round(strand, 3)] for count, helix, strand in chains[np.sort(chosen)].tolist()
+        [int(count), round(helix, 3), round(strand, 3), None if math.isnan(origin) else int(origin)]
+        for count, helix, strand, origin in facts[np.sort(np.concatenate(chosen))].tolist()
     ]

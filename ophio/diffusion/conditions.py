@@ -6,15 +6,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+DESIGNED = {"designed": 1.0, "natural": 0.0, "predicted": 0.0}  # of an origin; a model of a natural sequence is natural
+
 
 @dataclass(frozen=True)
 class Conditions:
     """Of a batch of proteins: how long they are and, where asked for, how much helix and strand they have, how compact
-    they are."""
+    they are, whether designed or natural."""
 
     num_residues: Int[Tensor, "batch"]
-    # fraction of residues in helix and in strand, radius of gyration / N^0.38 (Å); NaN where nothing is asked
-    content: Float[Tensor, "batch 3"]
+    # fraction of residues in helix and in strand, radius of gyration / N^0.38 (Å), 1 for designed and 0 for natural
+    # proteins; NaN where nothing is asked
+    content: Float[Tensor, "batch 4"]
 
     @classmethod
     def of_lengths(
@@ -23,9 +26,10 @@ class Conditions:
         helix: float = torch.nan,
         strand: float = torch.nan,
         compactness: float = torch.nan,
+        designed: float = torch.nan,
     ) -> "Conditions":
         """The same content, NaN for any, for proteins of the given lengths."""
-        content = torch.tensor([helix, strand, compactness], device=num_residues.device)
+        content = torch.tensor([helix, strand, compactness, designed], device=num_residues.device)
         return cls(num_residues, content.expand(len(num_residues), len(content)))
 
     def to(self, device: torch.device | str) -> "Conditions":

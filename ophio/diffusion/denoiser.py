@@ -38,6 +38,7 @@ class Denoiser(nn.Module):
             All distances between the points of two nodes enter their pair, and messages can point from one to the
             other: what two stretches of chain need to pack without passing through each other. 0 for none.
         compactness: the radius of gyration can be asked for, beside helix and strand.
+        origin: designed or natural proteins can be asked for.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Denoiser(nn.Module):
         pair_channels: int = 32,
         points: int = 0,
         compactness: bool = False,
+        origin: bool = False,
     ):
         super().__init__()
         if not 1 <= max(1, latent_lmax) <= lmax:
@@ -62,7 +64,7 @@ class Denoiser(nn.Module):
                 f"points={points}: they are placed by vectors, which a latent of lmax {latent_lmax} has not"
             )
         self.latent_channels, self.latent_lmax, self.lmax = latent_channels, latent_lmax, lmax
-        self.condition = ConditionEmbedding(channels, compactness)
+        self.condition = ConditionEmbedding(channels, compactness, origin)
         self.order = nn.Linear(2 * len(_FREQUENCIES) * 2, channels)
         # both clouds' features, and in degree 1 their positions
         widths = [2 * latent_channels + 2 * (degree == 1) for degree in range(max(1, latent_lmax) + 1)]
@@ -276,13 +278,14 @@ class ContactEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Noise level, length and, where asked for, secondary-structure content and compactness, as one vector."""
+    """Noise level, length and, where asked for, secondary-structure content, compactness and origin, as one vector."""
 
-    def __init__(self, channels: int, compactness: bool = False):
+    def __init__(self, channels: int, compactness: bool = False, origin: bool = False):
         super().__init__()
-        self.contents = 3 if compactness else 2
+        self.compactness, self.origin = compactness, origin
+        self.columns = [0, 1] + [2] * compactness + [3] * origin  # of `Conditions.content`
         self.mlp = nn.Sequential(
-            nn.Linear(2 * len(_LEVELS) + 2 + 2 * self.contents, channels),
+            nn.Linear(2 * len(_LEVELS) + 2 + 2 * len(self.columns), channels),
             nn.SiLU(),
             nn.Linear(channels, channels),
             nn.SiLU(),
@@ -292,14 +295,14 @@ class ConditionEmbedding(nn.Module):
         phase = noise_level[:, None] * _LEVELS.to(noise_level)
         length = conditions.num_residues.to(noise_level) / LENGTH_UNIT
         asked = (conditions.content - _TYPICAL.to(conditions.content)) / _SPREAD.to(conditions.content)
-        asked = asked[:, : self.contents]
+        asked = asked[:, self.columns]
         known, content = asked.isfinite(), asked.nan_to_num(0.0).to(noise_level)
         parts = [phase.sin(), phase.cos(), length[:, None], length.log()[:, None], content, known.to(noise_level)]
         return self.mlp(torch.cat(parts, dim=-1))
 
 
 _FREQUENCIES = math.pi * 2.0 ** -torch.arange(8)  # of the place in a chain: periods of 2 to 256 nodes
-_TYPICAL, _SPREAD = torch.tensor([0.0, 0.0, 2.25]), torch.tensor([1.0, 1.0, 0.2])  # of helix, strand, compactness
+_TYPICAL, _SPREAD = torch.tensor([0.0, 0.0, 2.25, 0.5]), torch.tensor([1.0, 1.0, 0.2, 0.5])  # of `Conditions.content`
 _LEVELS = math.pi * 2.0 ** torch.arange(-2.0, 4.0)  # of the noise level
 
 

@@ -1,0 +1,59 @@
+"""Jobs in forked processes, which share what this one has loaded and start at once; `ophio.data.workers` has sturdier ones."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
+
+import torch
+
+from ophio.errors import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_function: Callable[[Any], Any]  # what the processes being forked are to do
+
+
+def default_workers(jobs: int) -> int:
+    """One process for each core that this one may use, where processes can be forked with torch in them (Linux)."""
+    return min(jobs, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+
+
+def each_forked(function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int) -> Iterator[Result]:
+    """The result of every job, as they end; jobs start in their order. With one worker, in this process.
+
+    The processes divide the threads of this one between them. An exception in `function` is raised here, and no further
+    job is started. Raises UserError where a process dies.
+    """
+    if num_workers < 2 or len(jobs) < 2:
+        yield from map(function, jobs)
+        return
+    global _function
+    _function = function
+    threads = max(1, torch.get_num_threads() // num_workers)
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start, (threads,))
+    try:
+        for future in as_completed([pool.submit(_call, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError("a worker process died, perhaps of too little memory; run the same command again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for the jobs in work
+
+
+def _call(job: Any) -> Any:
+    return _function(job)
+
+
+def _start(threads: int) -> None:
+    """On Ctrl-C a process ends its job; if its parent was killed, it ends itself."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := parent_process()) is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
