@@ -157,7 +157,7 @@ def check_outputs(out: Path, trajectory: Path | None, inputs: Sequence[Path]) ->
 
 
 def check_trajectory(path: Path) -> type:
-    """The format by the suffix."""
+    """Biotite's class for the format that the suffix names. Raises UserError for another suffix than .dcd and .xtc."""
     if path.suffix.lower() not in TRAJECTORIES:
         raise UserError(f"--trajectory {path}: unknown format {path.suffix or 'without suffix'}: use .dcd or .xtc")
     return TRAJECTORIES[path.suffix.lower()]

@@ -80,7 +80,7 @@ class Network(nn.Module):
         N is a multiple of B: as many sequences of the first backbone, then of the second, and so on. Residues are
         visited in `order`, each once; those not in it stay `UNKNOWN`, with log-probability 0. With `noise`, the type with
         the highest sum of logit and noise is taken, never X: a temperature times Gumbel distributed numbers samples at
-        that temperature. Without, the `given` type is.
+        that temperature. Without, the `given` type is. Raises ValueError without either.
         """
         num, length = order.shape[0], encoded.nodes.shape[1]
         row = torch.arange(num, device=order.device)
@@ -143,6 +143,8 @@ class EdgeFeatures(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear maps, four times as wide in between."""
+
     def __init__(self) -> None:
         super().__init__()
         self.W_in = nn.Linear(HIDDEN, 4 * HIDDEN)
@@ -194,6 +196,7 @@ class DecoderLayer(nn.Module):
     def context(
         self, nodes: Float[Tensor, "B L H"], edges: Float[Tensor, "B L K H"], neighbours: Int[Tensor, "B L K"]
     ) -> Float[Tensor, "B L K H"]:
+        """What edges and the encoder's neighbouring nodes add to the first layer of the messages."""
         _, of_edge, _, of_neighbour = self.W1.weight.split(HIDDEN, 1)
         return F.linear(edges, of_edge) + gather(F.linear(nodes, of_neighbour), neighbours)
 
