@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ophio.data.entry import Entry, stable_hash
 from ophio.errors import UserError
-from ophio.io import SUFFIXES, read_chains, read_structure
+from ophio.io import SUFFIXES, read_chains, read_structure, without_gz
 from ophio.protein import Protein
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +48,7 @@ def unsuitable(file: Path, max_megabytes: float) -> str | None:
     """Why the file need not be parsed at all, as "category: detail"; None for a structure file of the allowed size."""
     if not file.is_file():
         return "not a file: a special file, a link to nothing, or a folder that may not be read"
-    suffix = Path(file.name[:-3] if file.name.lower().endswith(".gz") else file.name).suffix.lower()
+    suffix = Path(without_gz(file.name)).suffix.lower()
     if suffix not in SUFFIXES:
         return f"not a structure file: {suffix or 'no suffix'} is none of {' '.join(SUFFIXES)}, with or without .gz"
     if is_larger(file, max_megabytes):

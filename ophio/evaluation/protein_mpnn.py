@@ -15,7 +15,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ophio.constants import CA, NUM_TYPES, UNKNOWN, C, N
+from ophio.backbone import ideal_cb
+from ophio.constants import CA, NUM_TYPES, UNKNOWN
 
 HIDDEN = 128
 DEPTH = 3  # encoder layers, and decoder layers
@@ -235,14 +236,6 @@ def _aggregate(
 def gather(nodes: Tensor, neighbours: Int[Tensor, "B L K"]) -> Tensor:
     """Values [B, L, C] of the neighbours of every residue, [B, L, K, C]."""
     return nodes[torch.arange(len(nodes), device=nodes.device)[:, None, None], neighbours]
-
-
-def ideal_cb(backbone: Float[Tensor, "B L 4 3"]) -> Float[Tensor, "B L 3"]:
-    """CB atoms from N, CA and C, as in training."""
-    n, ca, c = backbone[..., N, :], backbone[..., CA, :], backbone[..., C, :]
-    to_ca, to_c = ca - n, c - ca
-    normal = torch.linalg.cross(to_ca, to_c)
-    return ca - 0.58273431 * normal + 0.56802827 * to_ca - 0.54067466 * to_c
 
 
 def _rbf(distances: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape C"]:
