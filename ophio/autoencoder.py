@@ -84,7 +84,7 @@ class Bottleneck(nn.Module):
         noise: noise added to latent features in training (they have unit RMS) has a standard deviation drawn for each
             chain from 0 to this, so that the decoder forgives what a generator of latents gets slightly wrong.
         position_noise: the same for latent positions, Å; one draw sets both.
-        variational: learn a mean and a variance instead (`kl` gives the divergence from a unit Gaussian).
+        variational: learn a mean and a variance instead (Kingma & Welling 2014, arXiv:1312.6114).
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Bottleneck(nn.Module):
         self.log_variance = nn.Linear(channels, (latent_lmax + 1) * latent_channels) if variational else None
 
     def forward(self, cloud: Cloud) -> tuple[Cloud, Float[Tensor, "batch"]]:
-        """The latent, and its divergence from a unit Gaussian summed over nodes (0 unless variational)."""
+        """The latent, and its divergence from a unit Gaussian summed over nodes, in nats (0 unless variational)."""
         features = self.norm(cloud.features)
         mean = self.linear(split(features))
         kl = mean.new_zeros(mean.shape[0])
@@ -152,6 +152,8 @@ class Autoencoder(nn.Module):
         architecture: "ophio", or "egnn" for the baseline: the same hourglass with the layers of `ophio.layers.egnn`, which
             know scalars and vectors alone. Its `lmax` is that of the residues' encoding and decoding; it has neither
             `neighbours` nor `contacts`.
+
+    Raises ValueError for widths and strides that do not match, another architecture, and what "egnn" has not.
     """
 
     ENCODER = ("encoding", "encoder_blocks", "down", "bottleneck")  # the modules that decide what a latent means
@@ -267,7 +269,10 @@ class Autoencoder(nn.Module):
         return Latent(cloud, protein.residue_mask, *naming), kl
 
     def decode(self, latent: Latent) -> Protein:
-        """The chain or batch of a latent: residue types as predicted, all of their atoms."""
+        """The chain or batch of a latent: residue types as predicted, all of their atoms.
+
+        Raises UserError for a latent of another shape than this model encodes chains of its length to.
+        """
         self._check_latent(latent)
         if latent.residue_mask.dim() == 1:
             return self.decode(latent.map(lambda t: t[None])).map(lambda t: t[0])
@@ -307,7 +312,7 @@ class Autoencoder(nn.Module):
         return Decoded(logits, residue_type, positions)
 
     def forward(self, protein: Protein) -> tuple[Decoded, Float[Tensor, "batch"]]:
-        """The training pass: reconstruction with the true residue types, and the latent's divergence."""
+        """The training pass: reconstruction with the true residue types, and the latent's divergence, in nats."""
         latent, kl = self._encode(protein)
         return self.decode_atoms(latent, self.seen(protein).residue_type), kl
 

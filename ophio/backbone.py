@@ -30,7 +30,10 @@ MAX_CB_DEVIATION = 0.25  # Å; farther from where N, CA and C put it, CB counts 
 
 
 def ideal_cb(backbone: Float[Tensor, "*batch A 3"]) -> Float[Tensor, "*batch 3"]:
-    """Where N, CA and C put the CB of an L-amino acid: tetrahedral, 1.53 Å from CA."""
+    """Where N, CA and C put the CB of an L-amino acid: tetrahedral, 1.53 Å from CA.
+
+    The coefficients are those that ProteinMPNN was trained with (Dauparas et al. 2022, Science 378:49).
+    """
     n, ca, c = backbone[..., N, :], backbone[..., CA, :], backbone[..., C, :]
     b, d = ca - n, c - ca
     return ca - 0.58273431 * torch.linalg.cross(b, d) + 0.56802827 * b - 0.54067466 * d

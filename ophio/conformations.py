@@ -77,6 +77,7 @@ class Journey:
 
     @classmethod
     def of(cls, group: Group, num: int) -> "Journey":
+        """With paths of `num` frames."""
         ends = superposed([group.proteins[k] for k in group.extremes])
         frames = baselines(ends, num)
         reports = {name: path_report(path, ends, num)["path"] for name, path in frames.items()}

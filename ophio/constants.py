@@ -37,7 +37,6 @@ ATOM14: dict[str, list[str]] = {name: atoms.split() for name, atoms in _ATOMS.it
 RESIDUE_NAMES = list(ATOM14)
 """Three-letter names in the order of RESIDUE_LETTERS."""
 
-LETTER_OF = dict(zip(RESIDUE_NAMES, RESIDUE_LETTERS, strict=True))
 TYPE_OF = {name: index for index, name in enumerate(RESIDUE_NAMES)}
 
 _BACKBONE_BONDS = "N-CA CA-C C-O"

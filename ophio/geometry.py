@@ -125,7 +125,7 @@ def backbone_torsions(
     atom_mask: Bool[Tensor, "*batch L 14"],
     linked: Bool[Tensor, "*batch L-1"] | None = None,
 ) -> tuple[Float[Tensor, "*batch L 3"], Bool[Tensor, "*batch L 3"]]:
-    """phi, psi, omega of every residue, and which of them exist.
+    """phi, psi, omega of every residue (radians), and which of them exist.
 
     phi: C(i-1)-N-CA-C, psi: N-CA-C-N(i+1), omega: CA-C-N(i+1)-CA(i+1), the bond that *follows* residue i. `linked[i]`
     says whether residues i and i+1 are bonded (default: all are). Torsions that lack an atom are 0 and masked.
@@ -162,7 +162,7 @@ def chi_angles(
     atom_mask: Bool[Tensor, "*batch L 14"],
     residue_type: Int[Tensor, "*batch L"],
 ) -> tuple[Float[Tensor, "*batch L 4"], Bool[Tensor, "*batch L 4"]]:
-    """Side-chain torsions chi1..chi4 (`constants.CHI_ATOMS`) and which of them exist; the others are 0.
+    """Side-chain torsions chi1..chi4 (`constants.CHI_ATOMS`), radians, and which of them exist; the others are 0.
 
     The atom names are taken as they are: chi2 of ASP, PHE, TYR and chi3 of GLU are defined up to pi only.
     """

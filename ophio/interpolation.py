@@ -65,7 +65,8 @@ def interpolate(
         finish: restore bonds and angles and undo clashes in every frame, by small moves (`ophio.idealize`).
 
     Raises:
-        UserError: the two have too little in common, one is the mirror image of the other, `num` is below 2.
+        UserError: the two have too little in common, one is the mirror image of the other, `num` is below 2, the
+            method does not exist, or it is neither "linear" nor "spherical" and the latent has scalars alone.
     """
     return path_through(superposed(common_residues([protein_a, protein_b])), model, num, method, pin_ends, finish)
 
@@ -81,7 +82,8 @@ def path_through(
     """The path through several conformations, `num` frames from each to the next: (k - 1)(num - 1) + 1 in all.
 
     The chains have the same residues (`common_residues`) and lie where they are meant to (`superposed`). The pieces
-    between gaps of the chain (`common_links`) are encoded and decoded each by itself: models know no gaps.
+    between gaps of the chain (`common_links`) are encoded and decoded each by itself: models know no gaps. The other
+    arguments, and what raises UserError: as for `interpolate`.
     """
     if num < 2:
         raise UserError(f"num={num}: a path has at least its 2 ends")
@@ -165,7 +167,10 @@ def blend(a: Cloud, b: Cloud, times: Float[Tensor, "T"]) -> Cloud:
 
 
 def node_rotations(a: Cloud, b: Cloud) -> Float[Tensor, "n 3 3"]:
-    """The rotation of every node that brings its l=1 features in a closest to those in b (Kabsch, about the origin)."""
+    """The rotation of every node that brings its l=1 features in a closest to those in b (Kabsch, about the origin).
+
+    Raises UserError for a latent of scalars alone.
+    """
     if a.lmax < 1:
         raise UserError("a latent of scalars alone does not tell how its nodes turn: use the method linear")
     x, y = (split(cloud.features)[1].mT for cloud in (a, b))

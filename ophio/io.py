@@ -207,7 +207,7 @@ def _chosen(where: Path | str, chains: dict[str, _Residues], chain: str | None) 
 def _take(path: Path, where: str, chain_id: str, residues: _Residues, skip_nonstandard: bool) -> Protein:
     _check_standard(residues, where, skip_nonstandard)
     _warn_of_breaks(residues, where)
-    return _to_protein(residues, where, chain_id, name=Path(_without_gz(path.name)).stem)
+    return _to_protein(residues, where, chain_id, name=Path(without_gz(path.name)).stem)
 
 
 def _one_conformer(atoms: AtomArray) -> AtomArray:
@@ -492,13 +492,14 @@ def _rows(
 
 
 def _format(path: Path) -> str:
-    suffix = Path(_without_gz(path.name)).suffix.lower()
+    suffix = Path(without_gz(path.name)).suffix.lower()
     if suffix not in _FORMATS:
         raise UserError(f"{path}: unknown format {suffix or 'without suffix'}: {_SUFFIX_HINT}")
     return _FORMATS[suffix]
 
 
-def _without_gz(name: str) -> str:
+def without_gz(name: str) -> str:
+    """A file name without .gz, whatever its case."""
     return name[:-3] if name.lower().endswith(".gz") else name
 
 

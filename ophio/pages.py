@@ -150,6 +150,7 @@ def document(title: str, body: str) -> str:
 
 
 def paragraph(text: str) -> str:
+    """A note in the page; nothing for no text."""
     return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 

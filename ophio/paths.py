@@ -11,7 +11,7 @@ from biotite.structure.io.xtc import XTCFile
 
 from ophio.errors import UserError
 from ophio.files import write_whole
-from ophio.io import SUFFIXES, num_models, read_models, read_structure, write_structure
+from ophio.io import SUFFIXES, num_models, read_models, read_structure, without_gz, write_structure
 from ophio.pages import path_page
 from ophio.pairing import partners
 from ophio.path_report import LATENT, VALIDITY, closest_approach
@@ -122,8 +122,7 @@ def curves(report: dict) -> dict[str, dict[str, list[float | None]]]:
 
 def beside(out: Path, suffix: str) -> Path:
     """The name of OUT, without .gz and its format, with another suffix."""
-    name = out.name[:-3] if out.name.lower().endswith(".gz") else out.name
-    return out.with_name(Path(name).with_suffix(suffix).name)
+    return out.with_name(Path(without_gz(out.name)).with_suffix(suffix).name)
 
 
 def write_trajectory(frames: Sequence[Protein], path: Path) -> None:
@@ -157,7 +156,7 @@ def check_outputs(out: Path, trajectory: Path | None, inputs: Sequence[Path]) ->
 
 
 def check_trajectory(path: Path) -> type:
-    """The format by the suffix."""
+    """Biotite's class for the format that the suffix names. Raises UserError for another suffix than .dcd and .xtc."""
     if path.suffix.lower() not in TRAJECTORIES:
         raise UserError(f"--trajectory {path}: unknown format {path.suffix or 'without suffix'}: use .dcd or .xtc")
     return TRAJECTORIES[path.suffix.lower()]

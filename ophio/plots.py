@@ -21,6 +21,7 @@ CURVE = ("stride", "numbers_per_residue", "ca_rmsd_median", "all_atom_rmsd_media
 
 
 def available() -> bool:
+    """Whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 

@@ -26,7 +26,7 @@ class Protein:
     residue_type: Int[Tensor, "*batch L"]  # index into RESIDUE_LETTERS
     residue_number: Int[Tensor, "*batch L"]  # as in the file
     insertion_code: Int[Tensor, "*batch L"]  # code point; 32 (a space) for none
-    b_factor: Float[Tensor, "*batch L 14"]
+    b_factor: Float[Tensor, "*batch L 14"]  # Å²; of predicted structures often a confidence, 0-100
     chain_id: str = "A"
     name: str = "protein"
 
@@ -84,7 +84,7 @@ class Protein:
         return self.map(lambda t: t.narrow(batch, start, min(stop, self.num_residues) - start))
 
     def pad(self, num_residues: int) -> "Protein":
-        """Appends masked residues up to `num_residues`."""
+        """Appends masked residues up to `num_residues`. Raises ValueError where there are more already."""
         missing = num_residues - self.num_residues
         if missing < 0:
             raise ValueError(f"cannot pad {self.num_residues} residues to {num_residues}: crop first")
@@ -130,7 +130,10 @@ class Protein:
 
 
 def stack(proteins: Sequence[Protein], num_residues: int | None = None) -> Protein:
-    """A padded batch [B, L, ...] of single chains; L is the longest, or `num_residues`."""
+    """A padded batch [B, L, ...] of single chains; L is the longest, or `num_residues`.
+
+    Raises ValueError for a chain longer than that. Names and chain ids are not kept.
+    """
     longest = num_residues or max(protein.num_residues for protein in proteins)
     padded = [protein.pad(longest) for protein in proteins]
     tensors = [f.name for f in fields(Protein) if f.name not in ("chain_id", "name")]

@@ -99,6 +99,8 @@ class ResidueEncoding(nn.Module):
 
     Scalars: an embedding of the residue type and a perceptron of the distances to the CA (which also says which atoms
     are present). l=1: atoms; l=2: pairs; each type has its own linear map, added to one shared by all.
+
+    Raises ValueError for an `lmax` below 2, which interchangeable atoms need.
     """
 
     def __init__(self, lmax: int, channels: int):
@@ -160,6 +162,7 @@ class ResidueDecoding(nn.Module):
         self.halves = nn.Parameter(torch.randn(channels, NUM_TYPES, MAX_PAIRS) * scale)
 
     def residue_logits(self, cloud: Cloud) -> Float[Tensor, "batch L 20"]:
+        """From the scalars of each node."""
         return self.logits(split(self.norm(cloud.features))[0].squeeze(-2))
 
     def forward(self, cloud: Cloud, residue_type: Int[Tensor, "batch L"]) -> Float[Tensor, "batch L 14 3"]:

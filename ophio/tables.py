@@ -10,7 +10,7 @@ from ophio.files import write_whole
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One line a row; the columns are the keys of the first row."""
+    """One line a row, of at least one; the columns are the keys of the first row. Raises UserError (`write_whole`)."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -19,7 +19,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table, padded so that it reads well as text; numbers to four significant digits."""
+    """A Markdown table of at least one row, padded so that it reads well as text; cells as `text_of` has them."""
     header = list(rows[0])
     cells = [header] + [[text_of(row[key]) for key in header] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
@@ -30,5 +30,5 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """As tables show it."""
+    """As tables show it: floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

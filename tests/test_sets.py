@@ -7,7 +7,7 @@ from adk import COBROTOXIN, OPEN, read
 
 from ophio.errors import UserError
 from ophio.evaluation import sets
-from ophio.evaluation.sets import designability, diversity, is_designable, novelty, set_scores
+from ophio.evaluation.sets import designability, diversity, is_designable, novelty
 from ophio.metrics.alignment import pairwise_tm
 from ophio.metrics.novelty import cluster
 
@@ -156,18 +156,6 @@ def test_novelty_without_designable_samples_or_without_any():
 
 
 # All of them
-
-
-def test_set_scores_are_one_row():
-    structures = [*families(2), None]
-    scrmsd, sctm, max_tm = [1, 1, 5, 5, 1, 5, None], [0.8, 0.8, 0.3, 0.6, 0.7, 0.2, None], [0.5] * 6 + [None]
-    row = set_scores(scrmsd, sctm, structures, max_tm)
-    designable = is_designable(scrmsd)
-    assert row == designability(scrmsd, sctm) | diversity(structures, designable) | novelty(max_tm, designable)
-    assert row["clusters_50"] == pytest.approx(3 / 7)
-    assert row["clusters_50_designable"] == pytest.approx(2 / 3)
-    assert all(isinstance(value, (int, float)) for value in row.values())
-    assert "copies" not in set_scores(scrmsd, sctm, structures)
 
 
 def test_what_does_not_fit_is_named():

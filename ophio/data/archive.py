@@ -20,7 +20,11 @@ UNIT = 0.01  # Å of one integer step
 
 @lru_cache(maxsize=1)
 def load(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of the archive, and `offsets`: entry k owns residues offsets[k] to offsets[k + 1]."""
+    """All arrays of the archive, and `offsets`: entry k owns residues offsets[k] to offsets[k + 1].
+
+    The archive of the last call stays in memory. Raises UserError where it cannot be read, lacks an array, or its
+    lengths do not add up.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -110,6 +110,7 @@ class CorpusDataModule(lightning.LightningDataModule):
         return read_info(Path(self.path))["splits"].get(split, 0) > 0
 
     def corpus(self, split: str) -> Corpus:
+        """The chains of a split that are used. Raises UserError where there are none, or there is no corpus."""
         return Corpus(self.path, split, self.min_length, self.max_length, self.origins)
 
     def train_dataloader(self) -> BatchLoader:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ophio.data.entry import Entry, stable_hash
 from ophio.errors import UserError
-from ophio.io import SUFFIXES, read_chains, read_structure
+from ophio.io import SUFFIXES, read_chains, read_structure, without_gz
 from ophio.protein import Protein
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +27,10 @@ class Chains(str, Enum):
 @dataclass  # not frozen: OmegaConf checks values against it
 class FolderOptions:
     """What structure files do not tell. `clusters` is a file of lines "cluster<TAB>entry or file name without suffix";
-    without it every entry is a cluster of its own. `split` gives each part's share of the clusters."""
+    without it every entry is a cluster of its own. `split` gives each part's share of the clusters.
+
+    Raises UserError for shares of other splits than train, val and test, below 0, or all 0.
+    """
 
     chains: Chains = Chains.all
     origin: str = "unknown"
@@ -45,7 +48,7 @@ def unsuitable(file: Path, max_megabytes: float) -> str | None:
     """Why the file need not be parsed at all, as "category: detail"; None for a structure file of the allowed size."""
     if not file.is_file():
         return "not a file: a special file, a link to nothing, or a folder that may not be read"
-    suffix = Path(file.name[:-3] if file.name.lower().endswith(".gz") else file.name).suffix.lower()
+    suffix = Path(without_gz(file.name)).suffix.lower()
     if suffix not in SUFFIXES:
         return f"not a structure file: {suffix or 'no suffix'} is none of {' '.join(SUFFIXES)}, with or without .gz"
     if is_larger(file, max_megabytes):
@@ -84,7 +87,10 @@ def _entry(protein: Protein, source: str, options: FolderOptions) -> Entry:
 
 @lru_cache(maxsize=1)
 def read_clusters(file: Path) -> dict[str, str]:
-    """Cluster of each entry ("1abc_A") or file ("1abc"): the table that `mmseqs easy-cluster` writes."""
+    """Cluster of each entry ("1abc_A") or file ("1abc"): the table that `mmseqs easy-cluster` writes.
+
+    The table of the last call stays in memory. Raises UserError where it cannot be read, or a line has not two columns.
+    """
     try:
         lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -95,7 +101,10 @@ def read_clusters(file: Path) -> dict[str, str]:
 
 
 def is_larger(file: Path, megabytes: float) -> bool:
-    """Whether the file, unpacked, exceeds the limit; unpacks no more than needed to know."""
+    """Whether the file, unpacked, exceeds the limit (of 10^6 bytes each); unpacks no more than needed to know.
+
+    Raises UserError at a damaged gzip file.
+    """
     limit = int(megabytes * 1e6)
     if file.suffix.lower() != ".gz" or file.stat().st_size > limit:
         return file.stat().st_size > limit

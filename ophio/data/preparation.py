@@ -54,10 +54,10 @@ class Chunk:
 
 @dataclass  # not frozen: OmegaConf checks values against it
 class Settings:
-    """All that decides what a corpus will contain, apart from the inputs."""
+    """All that decides what a corpus will contain, apart from the inputs. Raises UserError for a length below 1."""
 
     filters: Filters = field(default_factory=Filters)
-    crop_length: int | None = None
+    crop_length: int | None = None  # residues; longer chains are cut into pieces (`transforms.windows`)
     folder: FolderOptions = field(default_factory=FolderOptions)
 
     def __post_init__(self):
@@ -74,7 +74,8 @@ def prepare(
 ) -> dict:
     """Writes, or finishes, the corpus at `output` and returns what its corpus.json says.
 
-    Raises UserError when an input does not exist, when `output` holds something else, and when nothing passes.
+    Raises UserError when an input does not exist, when `output` holds something else, and when nothing passes;
+    KeyboardInterrupt, what was done kept, after Ctrl-C.
     """
     if num_workers < 1:
         raise UserError(f"num_workers={num_workers}: give 1 or more")
@@ -99,7 +100,10 @@ def prepare(
 
 
 def list_inputs(inputs: Sequence[Path], output: Path) -> tuple[list[Chunk], list[Path]]:
-    """The chunks of all inputs, and the files that they come from."""
+    """The chunks of all inputs, and the files that they come from.
+
+    Raises UserError for an input that is neither a folder nor an .npz file, or is empty.
+    """
     chunks: list[Chunk] = []
     files: list[Path] = []
     for path in (path.resolve() for path in inputs):
@@ -129,7 +133,10 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def claim(output: Path, plan: dict, overwrite: bool) -> None:
-    """Makes `output` ready for `plan`: a new folder, or one that an earlier run of the same plan left."""
+    """Makes `output` ready for `plan`: a new folder, or one that an earlier run of the same plan left.
+
+    Raises UserError where it is, or holds, something else; with `overwrite`, a corpus in there is removed first.
+    """
     file = output / "plan.json"
     plan = json.loads(json.dumps(plan, default=str))
     if file.is_file() and overwrite:
@@ -167,6 +174,7 @@ def _try(path: Path, settings: Settings, item: str | int) -> int:
 
 
 def store(number: int, found: Sequence[Outcome], output: Path) -> None:
+    """Writes the shard of one chunk, its rejections included; it appears whole or not at all."""
     entries = [entry for _, entry in found if isinstance(entry, Entry)]
     rejected = [(name, reason) for name, reason in found if isinstance(reason, str)]
     schema = SCHEMA.with_metadata({"rejected": json.dumps(rejected)})
@@ -221,7 +229,10 @@ def _attempt(function: Callable[[], T], file: Path) -> T | str:
 
 
 def write_index(output: Path, num_shards: int, settings: Settings) -> dict:
-    """Joins what the shards know into index.arrow, rejected.csv and corpus.json."""
+    """Joins what the shards know into index.arrow, rejected.csv and corpus.json, whose content it returns.
+
+    Raises UserError where no chain passed; rejected.csv is then there.
+    """
     count: dict[str, Counter] = {"splits": Counter(), "origins": Counter(), "rejected": Counter()}
     residues, content = 0, hashlib.sha256()
     index = output / "index.arrow"

@@ -27,7 +27,7 @@ class LengthBucketBatchSampler(DistributedSampler):
     several ranks may see up to `world_size` - 1 batches twice.
 
     `start_batch` makes the next iteration begin in the middle. A subclass of DistributedSampler, so that Lightning
-    neither replaces it nor forgets to call `set_epoch`.
+    neither replaces it nor forgets to call `set_epoch`. Raises UserError as `check_edges` does.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ def bucket_batches(
 
 
 def check_edges(edges: Sequence[int], longest: int, max_residues: int) -> list[int]:
-    """The edges in use, if they rise, hold the longest chain, and leave room for one chain of every bucket."""
+    """The edges in use: up to the first that holds the longest chain.
+
+    Raises UserError where they do not rise, none holds it, or a batch has no room for one chain of every bucket.
+    """
     edges = list(edges)
     if not edges or edges != sorted(set(edges)) or edges[0] < 1:
         raise UserError(f"bucket_edges={edges}: give rising lengths, for example [32, 64, 128]")

@@ -83,7 +83,8 @@ class LatentDiffusion(nn.Module):
             generators: one for each sample, on the CPU.
             sampler: a name in `samplers.SAMPLERS`; `options` are its own further arguments.
             noise_scale: of the first noise and of whatever the sampler adds.
-            guidance: how far to follow the asked content beyond the conditional estimate's 1 (Ho & Salimans 2022).
+            guidance: how far to follow the asked content beyond the conditional estimate's 1 (Ho & Salimans 2022,
+                arXiv:2207.12598).
             start: latents to start from, noised to the first level of the schedule that is at most `start_sigma`.
         """
         parameter = next(self.parameters())

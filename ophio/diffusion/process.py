@@ -23,11 +23,14 @@ class Process:
     Args:
         schedule: noise levels of training and sampling.
         prediction: what the network gives: the clean Cloud, the noise, or their variance-preserving mix "v", which for
-            noise that is added is EDM's preconditioning (Salimans & Ho 2022, Karras et al. 2022).
+            noise that is added is EDM's preconditioning (Salimans & Ho 2022, arXiv:2202.00512; Karras et al. 2022,
+            arXiv:2206.00364).
         weighting: of the squared error of the clean Cloud: "uniform"; "epsilon" and "v", as if the error of those were
-            weighted uniformly (DDPM and EDM); "min_snr", min(SNR, 5) (Hang et al. 2023).
+            weighted uniformly (DDPM and EDM); "min_snr", min(SNR, 5) (Hang et al. 2023, arXiv:2303.09556).
         position_spread: standard deviation of standardised positions.
         position_weight: of a position's squared error against a feature's.
+
+    Raises ValueError for another prediction or weighting.
     """
 
     def __init__(

@@ -24,7 +24,10 @@ Draw = Callable[[], Cloud]
 
 
 def ddpm(denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0) -> Cloud:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2): every step draws from the posterior q(x_next | x, denoised)."""
+    """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
+
+    Every step draws from the posterior q(x_next | x, denoised).
+    """
     for sigma, following in pairwise(sigmas.tolist()):
         denoised = denoise(x, sigma)
         kept = (following / sigma) ** 2
@@ -81,7 +84,9 @@ def heun(
     churn_min: float = 0.05,
     churn_max: float = 10.0,
 ) -> Cloud:
-    """Second-order steps (Karras et al. 2022, algorithm 2). Evaluates `denoise` twice a step, once in the last.
+    """Second-order steps (Karras et al. 2022, arXiv:2206.00364, algorithm 2).
+
+    Evaluates `denoise` twice a step, once in the last.
 
     `churn` raises the noise before steps between `churn_min` and `churn_max`, by that over the number of steps.
     """
@@ -105,7 +110,8 @@ def euler_flow(
 ) -> Cloud:
     """Euler steps along the flow x_t = (1 - t) x_0 + t noise, t = sigma / (1 + sigma), with velocity (x_t - x_0) / t.
 
-    Deterministic: `draw` and `noise_scale` are there for the common signature.
+    The flow is that of Lipman et al. 2023 (arXiv:2210.02747). Deterministic: `draw` and `noise_scale` are there for the
+    common signature.
     """
     times = sigmas / (1 + sigmas)
     x = x * (1 - float(times[0]))

@@ -80,7 +80,7 @@ class Evaluation:
         """Makes the records that the report does not have yet, `num_workers` at a time, and returns those of all items.
 
         A record is written as soon as it is made. What is there for the same file content is kept; what failed is tried
-        again.
+        again. Raises UserError for less than one worker.
         """
         if num_workers < 1:
             raise UserError(f"workers {num_workers}: give a number of processes, at least 1")

@@ -167,7 +167,10 @@ def weights_file(weights: str, backbone_noise: str) -> Path:
 
 
 def load_network(path: Path) -> Network:
-    """The network with the weights in a file, for evaluation. Nothing in the file is executed."""
+    """The network with the weights in a file, for evaluation. Nothing in the file is executed.
+
+    Raises UserError where it holds none of ProteinMPNN.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         network = Network(checkpoint["num_edges"])

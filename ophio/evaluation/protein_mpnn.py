@@ -15,7 +15,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ophio.constants import CA, NUM_TYPES, UNKNOWN, C, N
+from ophio.backbone import ideal_cb
+from ophio.constants import CA, NUM_TYPES, UNKNOWN
 
 HIDDEN = 128
 DEPTH = 3  # encoder layers, and decoder layers
@@ -80,7 +81,7 @@ class Network(nn.Module):
         N is a multiple of B: as many sequences of the first backbone, then of the second, and so on. Residues are
         visited in `order`, each once; those not in it stay `UNKNOWN`, with log-probability 0. With `noise`, the type with
         the highest sum of logit and noise is taken, never X: a temperature times Gumbel distributed numbers samples at
-        that temperature. Without, the `given` type is.
+        that temperature. Without, the `given` type is. Raises ValueError without either.
         """
         num, length = order.shape[0], encoded.nodes.shape[1]
         row = torch.arange(num, device=order.device)
@@ -143,6 +144,8 @@ class EdgeFeatures(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear maps, four times as wide in between."""
+
     def __init__(self) -> None:
         super().__init__()
         self.W_in = nn.Linear(HIDDEN, 4 * HIDDEN)
@@ -194,6 +197,7 @@ class DecoderLayer(nn.Module):
     def context(
         self, nodes: Float[Tensor, "B L H"], edges: Float[Tensor, "B L K H"], neighbours: Int[Tensor, "B L K"]
     ) -> Float[Tensor, "B L K H"]:
+        """What edges and the encoder's neighbouring nodes add to the first layer of the messages."""
         _, of_edge, _, of_neighbour = self.W1.weight.split(HIDDEN, 1)
         return F.linear(edges, of_edge) + gather(F.linear(nodes, of_neighbour), neighbours)
 
@@ -232,14 +236,6 @@ def _aggregate(
 def gather(nodes: Tensor, neighbours: Int[Tensor, "B L K"]) -> Tensor:
     """Values [B, L, C] of the neighbours of every residue, [B, L, K, C]."""
     return nodes[torch.arange(len(nodes), device=nodes.device)[:, None, None], neighbours]
-
-
-def ideal_cb(backbone: Float[Tensor, "B L 4 3"]) -> Float[Tensor, "B L 3"]:
-    """CB atoms from N, CA and C, as in training."""
-    n, ca, c = backbone[..., N, :], backbone[..., CA, :], backbone[..., C, :]
-    to_ca, to_c = ca - n, c - ca
-    normal = torch.linalg.cross(to_ca, to_c)
-    return ca - 0.58273431 * normal + 0.56802827 * to_ca - 0.54067466 * to_c
 
 
 def _rbf(distances: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape C"]:

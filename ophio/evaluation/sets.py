@@ -27,21 +27,6 @@ Values = Sequence[float | int | None] | np.ndarray
 Row = dict[str, float | int]
 
 
-def set_scores(
-    scrmsd: Values,
-    sctm: Values,
-    structures: Sequence[Float[Tensor, "_ 3"] | None],
-    max_tm: Values | None = None,
-    max_pairs: int = MAX_PAIRS,
-    seed: int = 0,
-) -> Row:
-    """`designability`, `diversity` and, where `max_tm` is given, `novelty` of the same samples, as one row."""
-    row = designability(scrmsd, sctm, seed)
-    designable = is_designable(scrmsd)
-    row |= diversity(structures, designable, max_pairs, seed)
-    return row if max_tm is None else row | novelty(max_tm, designable)
-
-
 def is_designable(scrmsd: Values) -> Bool[np.ndarray, "samples"]:
     """scRMSD below 2 Å; failed samples are not."""
     return _array(scrmsd) < DESIGNABLE

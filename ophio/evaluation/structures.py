@@ -87,11 +87,15 @@ def check_backbone(protein: Protein, where: str, lengths: tuple[int, int]) -> No
 
 
 def content_hash(path: Path) -> str:
+    """Tells versions of a file apart: 16 digits of its SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def generation_records(folder: Path) -> list[dict]:
-    """What `ophio sample` wrote of its samples, those without a structure included; [] for other folders."""
+    """What `ophio sample` wrote of its samples, those without a structure included; [] for other folders.
+
+    Raises UserError where the file of them is damaged.
+    """
     try:
         lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.strip()]
@@ -159,7 +163,10 @@ def comparable_traces(source: Path, lengths: tuple[int, int], origins: Sequence[
 
 
 def reference_traces(source: Path) -> tuple[list[torch.Tensor], list[str]]:
-    """CA traces (Å) and names of the training split of a corpus, or of the readable files of a folder of structures."""
+    """CA traces (Å) and names of the training split of a corpus, or of the readable files of a folder of structures.
+
+    Raises UserError where none has three residues.
+    """
     if is_corpus(source):
         corpus = Corpus(source, "train")
         chains = (corpus[k] for k in range(len(corpus)))
@@ -181,6 +188,7 @@ def source_hash(source: Path) -> str:
 
 
 def is_corpus(source: Path) -> bool:
+    """Whether a folder holds a corpus whose preparation has ended; otherwise it is one of structure files."""
     return (source / "corpus.json").is_file()
 
 
@@ -218,4 +226,5 @@ def _fits(chain: Protein, lengths: tuple[int, int]) -> bool:
 
 
 def file_name(name: str) -> str:
+    """A chain's name as part of a file's: _ for whatever is no letter, digit, dot or hyphen."""
     return re.sub(r"[^\w.-]", "_", name)

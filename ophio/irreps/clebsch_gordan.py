@@ -26,7 +26,8 @@ def clebsch_gordan(left: int, right: int, out: int) -> Float[Tensor, "M1 M2 M3"]
     """The invariant tensor of three degrees (Wigner 3j in the real basis), unit norm, float64.
 
     It spans the null space of D x D x D - 1 over two generic rotations, which is one-dimensional where
-    |left - right| <= out <= left + right. Sign: the first entry of largest magnitude is positive.
+    |left - right| <= out <= left + right. Sign: the first entry of largest magnitude is positive. It is remembered: do
+    not change it in place. Raises ValueError for degrees that do not couple.
     """
     if not abs(left - right) <= out <= left + right:
         raise ValueError(f"degrees {left} and {right} do not couple to {out}")

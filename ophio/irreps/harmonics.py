@@ -14,7 +14,8 @@ from ophio.irreps.layout import dim
 def solid_harmonics(vectors: Float[Tensor, "*batch 3"], lmax: int) -> Float[Tensor, "*batch S"]:
     """r^l Y_l(r): polynomials in the vector, hence smooth at 0. Of a unit vector: the spherical harmonics.
 
-    Component normalisation: the squares of degree l sum to (2l+1) |r|^2l. Basis and order are those of e3nn.
+    Component normalisation: the squares of degree l sum to (2l+1) |r|^2l. Basis and order are those of e3nn. Raises
+    ValueError for `lmax` outside 0..4.
     """
     if not 0 <= lmax <= 4:
         raise ValueError(f"spherical harmonics are written out for lmax 0 to 4, not {lmax}")

@@ -16,6 +16,7 @@ def dim(lmax: int) -> int:
 
 
 def lmax_of(features: Float[Tensor, "*batch S C"]) -> int:
+    """The highest degree. Raises ValueError where S is no square."""
     components = features.shape[-2]
     root = isqrt(components)
     if root * root != components:

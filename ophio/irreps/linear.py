@@ -22,6 +22,8 @@ class Linear(nn.Module):
         out_lmax: highest degree that goes out (default: all that come in).
         bias: whether scalars get a bias.
         gain: standard deviation of the output for inputs of unit variance, at initialisation.
+
+    Raises ValueError for an `out_lmax` above what comes in, and at a call with other channels than `in_channels`.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Equivariant layers: Cloud in, Cloud out (norm and gate work on features)."""
+"""Equivariant layers: Cloud in, Cloud out (norm and gate work on features).
+
+Self-interaction and the three convolutions are those of Ophiuchus (arXiv:2310.02508), but for what each says.
+"""
 
 from ophio.layers.gate import Gate
 from ophio.layers.interaction import SelfInteraction

@@ -51,7 +51,8 @@ class EquivariantNorm(nn.Module):
 class _Normalise(torch.autograd.Function):
     """y = (x - mean of scalars) / RMS of its degree, out = y scale + shift.
 
-    With g the gradient of y, that of x is (g - y <g y>) / RMS, and for scalars less its mean (Ba et al. 2016).
+    With g the gradient of y, that of x is (g - y <g y>) / RMS, and for scalars less its mean (Ba et al. 2016,
+    arXiv:1607.06450).
     """
 
     @staticmethod

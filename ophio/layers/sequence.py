@@ -129,6 +129,8 @@ class SequenceConvolution(nn.Module):
         stride: step S between windows; 1 keeps all nodes (and their positions) and adds a residual.
         length_scale: typical distance in the window, Å; vectors are measured in it.
         edge_channels: radial functions for each degree and offset.
+
+    Raises ValueError for a stride outside 1..kernel, and without stride for an even kernel or widths that differ.
     """
 
     def __init__(
@@ -193,6 +195,8 @@ class TransposedSequenceConvolution(nn.Module):
         kernel: children K of each node.
         stride: step S between the first children of neighbouring nodes.
         length_scale: unit of the arrows, Å.
+
+    Raises ValueError for a stride outside 1..kernel, and for an even kernel without stride.
     """
 
     def __init__(

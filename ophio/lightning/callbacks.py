@@ -17,7 +17,8 @@ from ophio.errors import UserError
 class ExponentialAverage(WeightAveraging):
     """Exponential moving average of the weights; validation and the released weights use it.
 
-    The decay warms up, min(decay, (1 + n) / (10 + n)) after n updates, so that short runs average too.
+    The decay warms up, min(decay, (1 + n) / (10 + n)) after n updates, so that short runs average too. Raises UserError
+    for a decay below 0, and from 1 on.
     """
 
     def __init__(self, decay: float = 0.999):
@@ -34,7 +35,7 @@ class ExponentialAverage(WeightAveraging):
         """Nothing: the base class would replace the current weights, and the next checkpoint would keep the wrong ones."""
 
     def copy_to(self, module: LightningModule) -> None:
-        """Gives `module` the averaged weights."""
+        """Gives `module` the averaged weights. Raises RuntimeError before training has begun."""
         if self._average_model is None:
             raise RuntimeError("no training has begun: there is no average yet")
         module.load_state_dict(self._average_model.module.state_dict())

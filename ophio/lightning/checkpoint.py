@@ -27,7 +27,10 @@ class Stopped(Exception):
 
 
 class WholeFile(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames, so that a file of that name is always complete."""
+    """Writes beside the old checkpoint and renames, so that a file of that name is always complete.
+
+    Raises UserError where it cannot be written.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         temporary = Path(f"{path}.tmp")
@@ -96,6 +99,7 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(self._stopped)
 
     def diverged(self, reason: str) -> UserError:
+        """The error to raise, which says what state is left."""
         kept = f"{self.path} holds an earlier state" if self.path.exists() else "no checkpoint was written yet"
         return UserError(f"after step {self._step}: {reason}: training has diverged; {kept}; lower optimizer.lr")
 
@@ -145,7 +149,7 @@ def check_resumable(path: Path, module: LightningModule, config: Mapping[str, An
 
 
 def max_seconds(duration: str | None) -> float:
-    """Seconds of "DD:HH:MM:SS"; infinity for None."""
+    """Seconds of "DD:HH:MM:SS"; infinity for None. Raises UserError for anything else."""
     if duration is None:
         return math.inf
     if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(duration)):

@@ -7,7 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, floor: float = 0.01) -> LambdaLR:
-    """Linear warm-up, then half a cosine down to `floor` times the base rate at `total_steps`."""
+    """Linear warm-up, then half a cosine down to `floor` times the base rate at `total_steps`.
+
+    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983), without restarts.
+    """
 
     def factor(step: int) -> float:
         if step < warmup_steps:

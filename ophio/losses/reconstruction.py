@@ -25,6 +25,8 @@ class ReconstructionLoss(nn.Module):
         num_atoms: atoms drawn per protein for the long-range vector map and clashes.
         radius: pairs farther apart than this (Å) do not enter the vector map.
         delta: length (Å) at which the vector map turns from quadratic to linear.
+
+    Raises ValueError for weights of other names.
     """
 
     radii: Tensor
@@ -41,7 +43,7 @@ class ReconstructionLoss(nn.Module):
     def forward(
         self, decoded: Decoded, kl: Float[Tensor, "batch"], protein: Protein
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The loss, and its unweighted terms. `decoded` must hold atoms of the true residue types."""
+        """The loss, and its unweighted terms. `decoded` must hold atoms of the true residue types; `kl` is in nats."""
         mask = with_partner(protein.atom_mask & protein.residue_mask[..., None], protein.residue_type)
         true = match_pairs(protein.positions * mask[..., None], decoded.positions, protein.residue_type)
         error = (decoded.positions - true) * mask[..., None]

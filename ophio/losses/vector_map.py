@@ -35,7 +35,10 @@ def square_distances(a: Float[Tensor, "*batch n 3"], b: Float[Tensor, "*batch m 
 def local_vector_map(
     error: Float[Tensor, "batch L 14 3"], mask: Bool[Tensor, "batch L 14"], delta: float = 1.0
 ) -> Float[Tensor, "batch"]:
-    """All pairs of atoms in the same and in consecutive residues. `error`: predicted minus true positions, Å."""
+    """Mean `pseudo_huber` (Å²) over all pairs of atoms in the same and in consecutive residues.
+
+    `error`: predicted minus true positions, Å.
+    """
     # the last residue is followed by nothing
     window = torch.cat([error, F.pad(error[:, 1:], (0, 0, 0, 0, 0, 1))], dim=2)
     present = torch.cat([mask, F.pad(mask[:, 1:], (0, 0, 0, 1))], dim=2)
@@ -60,6 +63,6 @@ def sampled_vector_map(
     radius: float = 32.0,
     delta: float = 1.0,
 ) -> Float[Tensor, "batch"]:
-    """All pairs of the given atoms that are within `radius` (Å) in the true structure."""
+    """Mean `pseudo_huber` (Å²) over all pairs of the given atoms that are within `radius` (Å) in the true structure."""
     near = square_distances(true, true) < radius**2
     return masked_mean(pseudo_huber(square_distances(error, error), delta), near & mask[:, :, None] & mask[:, None])

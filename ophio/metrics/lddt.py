@@ -1,4 +1,7 @@
-"""Local distance difference test (Mariani et al. 2013): how well distances are kept, without superposition."""
+"""Local distance difference test: how well distances are kept, without superposition.
+
+Mariani et al. 2013, Bioinformatics 29:2722.
+"""
 
 from typing import NamedTuple
 

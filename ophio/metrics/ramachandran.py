@@ -76,6 +76,6 @@ def residue_class(residue_type: Int[Tensor, "*batch L"]) -> Int[Tensor, "*batch 
 
 
 def torsion_bins(torsions: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
-    """Index of the 10-degree bin, from -180 degrees upwards."""
+    """Index of the 10-degree bin of a torsion (radians), from -180 degrees upwards."""
     bins = torch.floor((torsions.nan_to_num(-math.pi) + math.pi) * (BINS / (2 * math.pi)))
     return bins.long().remainder(BINS)

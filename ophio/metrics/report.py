@@ -67,7 +67,7 @@ def reconstruction_report(predicted: Protein, true: Protein) -> dict[str, Tensor
 
     Residues without a CA in `true` are left out. All-atom values compare the atoms whose names both residues have: with
     a wrong residue type, few beyond the backbone. For the error of the coordinates alone, build `predicted` with the
-    true types.
+    true types. Raises ValueError where the two differ in shape.
     """
     if predicted.residue_type.shape != true.residue_type.shape:
         ours, theirs = tuple(predicted.residue_type.shape), tuple(true.residue_type.shape)

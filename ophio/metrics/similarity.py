@@ -74,6 +74,7 @@ def similarity(
 
     `target_length` is the number of residues of the whole target, by which scores are normalised; default: the number
     of residues compared. One protein is searched at a time, so padding has no influence. Below three residues: NaN.
+    Raises ValueError for a batch of none.
     """
     mask = atom_mask[..., CA]
     length = mask.sum(-1) if target_length is None else target_length

@@ -38,7 +38,10 @@ def available() -> list[str]:
 
 
 def find(model: str | Path) -> Path:
-    """The card of a released model (by name), or of a file or folder that training wrote."""
+    """The card of a released model (by name), or of a file or folder that training wrote.
+
+    Raises UserError where there is none, and says which models are released.
+    """
     path = Path(model)
     if (path / "model.json").is_file():
         path = path / "model.json"
@@ -67,7 +70,10 @@ def read_card(model: str | Path) -> dict[str, Any]:
 
 
 def load(model: str | Path) -> Autoencoder:
-    """An autoencoder with its weights, ready for use (evaluation mode)."""
+    """An autoencoder with its weights, ready for use (evaluation mode).
+
+    Raises UserError where there is none of that name, another kind of model, or one whose weights are not its card's.
+    """
     return _load(model, Autoencoder)
 
 

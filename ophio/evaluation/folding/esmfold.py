@@ -88,7 +88,10 @@ def distance_energy(logits: Float[Tensor, "L L 64"], positions: Float[Tensor, "L
 
 
 def load_model(weights: str) -> nn.Module:
-    """From a folder or the hub. Safetensors are preferred; other files are read without executing anything in them."""
+    """From a folder or the hub. Safetensors are preferred; other files are read without executing anything in them.
+
+    Raises UserError as `EsmFold` does.
+    """
     try:
         from transformers import AutoConfig, EsmForProteinFolding
     except ImportError:

@@ -125,7 +125,7 @@ class _Curves:
 
 
 class Potential:
-    """Energy of frames under the predictions for one or more sequences.
+    """Energy (nats) of frames under the predictions for one or more sequences.
 
     Sequences are padded to the longest; padded pairs have no energy. Every ordered pair counts, distance and omega,
     which belong to unordered pairs, half.

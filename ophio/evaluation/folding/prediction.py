@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NEAREST, FARTHEST, BIN_WIDTH = 2.0, 20.0, 0.5  # Å
+NEAREST, BIN_WIDTH = 2.0, 0.5  # Å
 DISTANCE_BINS, TORSION_BINS, ANGLE_BINS = 36, 24, 12
 DISTANCES = NEAREST + BIN_WIDTH * (torch.arange(DISTANCE_BINS) + 0.5)  # Å, middles of the bins
 
