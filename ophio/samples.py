@@ -70,7 +70,7 @@ def plan(num: int, shortest: int, longest: int, seed: int) -> list[Item]:
 
 
 def length_range(text: str | int) -> tuple[int, int]:
-    """Of "64" or "50-100"."""
+    """Shortest and longest of "64" or "50-100", in residues. Raises UserError for what is no number and no range."""
     first, dash, last = str(text).partition("-")
     try:
         return int(first), int(last if dash else first)
@@ -128,6 +128,8 @@ class Run:
         Args:
             num_workers: processes forked from this one that make batches side by side, which one batch of small proteins
                 cannot use two cores for; on the CPU alone. None: as many as there are cores and batches.
+
+        Raises UserError for less than one worker, and for a batch of less than one sample.
         """
         if num_workers is not None and num_workers < 1:
             raise UserError(f"workers {num_workers}: give a number of processes, at least 1")

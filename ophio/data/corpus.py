@@ -26,7 +26,10 @@ VERSION = 1
 
 
 class Shard:
-    """One mapped Arrow file: NumPy views of its columns, no copies. The mapping outlives the file handle."""
+    """One mapped Arrow file: NumPy views of its columns, no copies. The mapping outlives the file handle.
+
+    Raises UserError where the file is damaged or missing, and at a chain whose checksum is another.
+    """
 
     def __init__(self, path: Path, checked: Sequence[str]):
         self.path, self.checked = path, checked
@@ -36,6 +39,7 @@ class Shard:
         self.values = {name: column.values.to_numpy() for name, column in columns.items()}
 
     def protein(self, row: int) -> Protein:
+        """The chain of one row, its columns compared with their checksum."""
         ragged = {name: self.values[name][slice(*self.offsets[name][row : row + 2])] for name in RAGGED}
         if checksum(ragged, self.checked) != self.batch["checksum"][row].as_py():
             raise UserError(f"{self.path}: damaged (row {row}): prepare the corpus again with overwrite=true")
@@ -105,16 +109,18 @@ class Corpus(Dataset):
 
 
 def shard_path(corpus: Path, number: int) -> Path:
+    """Where a corpus has the shard of this number, from 0."""
     return corpus / "shards" / f"{number:05d}.arrow"
 
 
 def file_crc32(path: Path) -> int:
+    """crc32 of a whole file, which is mapped, not read into memory."""
     with pa.memory_map(str(path)) as file:
         return zlib.crc32(file.read_buffer())
 
 
 def read_info(path: Path) -> dict:
-    """What corpus.json says."""
+    """What corpus.json says. Raises UserError where there is none, a damaged one, or one of another version."""
     file = path / "corpus.json"
     if not file.is_file():
         unfinished = " (its preparation did not finish: run it again)" if (path / "plan.json").is_file() else ""

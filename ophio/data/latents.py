@@ -159,7 +159,7 @@ class LatentDataModule(lightning.LightningDataModule):
 
 
 def read_info(path: str | Path) -> dict:
-    """What latents.json says."""
+    """What latents.json says. Raises UserError where there is none, a damaged one, or one of another format."""
     file = Path(path) / INDEX
     if not file.is_file():
         raise UserError(f"{path}: no latents here; make them with pipelines/encode_latents.py")

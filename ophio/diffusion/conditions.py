@@ -41,6 +41,7 @@ class Conditions:
         return Conditions(self.num_residues, self.content.masked_fill(draws[:, :1] | draws[:, 1:], torch.nan))
 
     def without_content(self) -> "Conditions":
+        """The same lengths, all content left open."""
         return Conditions(self.num_residues, torch.full_like(self.content, torch.nan))
 
     @property

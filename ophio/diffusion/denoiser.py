@@ -39,6 +39,9 @@ class Denoiser(nn.Module):
             other: what two stretches of chain need to pack without passing through each other. 0 for none.
         compactness: the radius of gyration can be asked for, beside helix and strand.
         origin: designed or natural proteins can be asked for.
+
+    Raises ValueError for an `lmax` below 1 or the latent's, for points of a latent without vectors, and for heads that
+    do not divide the widths.
     """
 
     def __init__(
@@ -142,6 +145,8 @@ class PairAttention(nn.Module):
         lmax, channels, heads: of the features; `heads` divides `channels`.
         pair_channels: of `Pairs.features`.
         edge_channels: harmonics of each degree in a message; a multiple of `heads`.
+
+    Raises ValueError for heads that do not divide `channels` and `edge_channels`.
     """
 
     def __init__(self, lmax: int, channels: int, heads: int, pair_channels: int, edge_channels: int = 32):
