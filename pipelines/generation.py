@@ -50,7 +50,7 @@ def main(
         asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale, "idealize": finish}
         name = f"steps_{count or 'released'}{'_idealized' if finish else ''}"
         run = prepare(weights, num, length, seed, folder / name, asked)
-        run.fill(batch_size)
+        run.fill(batch_size, num_workers=None)
         records = collect(run.folder, run.items)
         what = f"{run.sampler.sampler}, {run.sampler.steps} steps, noise {run.sampler.noise_scale}{', idealized' if finish else ''}"
         rows.append({"what": what} | generation_row(records, bands))

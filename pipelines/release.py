@@ -38,6 +38,7 @@ def main(
     geometry_sweeps: int | None,
     half: bool | None,
     sampling: DictConfig | None,
+    sigmas: list[float] | None,
 ) -> None:
     settings = sampling or OmegaConf.create()
     check(settings, SamplerSettings, "sampling.")
@@ -46,7 +47,7 @@ def main(
     if history:
         released["history"] = history
     if "autoencoder" in card:
-        model, arguments = load_diffusion(run)[0], card["arguments"]
+        model, arguments = load_diffusion(run)[0], _sampled_with(card["arguments"], sigmas)
         if autoencoder is None or encoder_fingerprint(load(autoencoder)) != card["encoder"]:
             raise UserError(
                 f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}"
@@ -62,6 +63,15 @@ def main(
     half = "autoencoder" in card if half is None else half  # 60 MB hold all models
     save(model, arguments, Path(output), released, name, half)
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
+
+
+def _sampled_with(arguments: dict, sigmas: list[float] | None) -> dict:
+    """The arguments of a diffusion model whose schedule has the given ends."""
+    if sigmas is None:
+        return arguments
+    low, high = sigmas
+    schedule = arguments["process"]["schedule"] | {"sigma_min": low, "sigma_max": high}
+    return arguments | {"process": arguments["process"] | {"schedule": schedule}}
 
 
 def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float | str]:
