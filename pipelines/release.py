@@ -17,7 +17,7 @@ from ophio.config import check, pipeline, plain
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
 from ophio.latents import encoder_fingerprint
-from ophio.pretrained import load, load_diffusion, load_weights, read_card, save
+from ophio.pretrained import KNOWN, load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 from ophio.sampling import SamplerSettings
 
@@ -38,7 +38,7 @@ def main(
     geometry_sweeps: int | None,
     half: bool | None,
     sampling: DictConfig | None,
-    sigmas: list[float] | None,
+    schedule: DictConfig | None,
 ) -> None:
     settings = sampling or OmegaConf.create()
     check(settings, SamplerSettings, "sampling.")
@@ -47,7 +47,7 @@ def main(
     if history:
         released["history"] = history
     if "autoencoder" in card:
-        model, arguments = load_diffusion(run)[0], _sampled_with(card["arguments"], sigmas)
+        model, arguments = load_diffusion(run)[0], _sampled_with(card["arguments"], schedule)
         if autoencoder is None or encoder_fingerprint(load(autoencoder)) != card["encoder"]:
             raise UserError(
                 f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}"
@@ -65,13 +65,12 @@ def main(
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
 
 
-def _sampled_with(arguments: dict, sigmas: list[float] | None) -> dict:
-    """The arguments of a diffusion model whose schedule has the given ends."""
-    if sigmas is None:
-        return arguments
-    low, high = sigmas
-    schedule = arguments["process"]["schedule"] | {"sigma_min": low, "sigma_max": high}
-    return arguments | {"process": arguments["process"] | {"schedule": schedule}}
+def _sampled_with(arguments: dict, schedule: DictConfig | None) -> dict:
+    """The arguments of a diffusion model whose schedule differs in this from that of its training."""
+    trained = arguments["process"]["schedule"]
+    changes = schedule or OmegaConf.create()
+    check(changes, KNOWN[trained["_target_"]], "schedule.")
+    return arguments | {"process": arguments["process"] | {"schedule": trained | plain(changes)}}
 
 
 def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float | str]:

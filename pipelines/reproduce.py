@@ -22,6 +22,7 @@ CORPORA = {
     "natural": "input=[{archives}/monomers.npz,{archives}/miniprotein.npz] filters.origins=[natural,predicted] filters.min_length=40",
     "conformations": "input={archives}/conformations.npz",
 }
+BACKBONE_LENGTHS = (100, 200, 300)
 TABLES = {  # name: (corpora, commands, {what they write: what it is called in `output`})
     "reconstruction": (
         ("mini", "natural"),
@@ -52,13 +53,25 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     "evaluation": (
         ("mini",),
         (
-            "-m ophio.cli sample --num 100 --length 50-100 --seed 0 --out {out}/samples",
+            "-m ophio.cli sample --num 200 --length 50-100 --seed 0 --out {out}/samples",
             "-m ophio.cli evaluate {out}/samples --out {out}/report --controls {work}/mini --control-origin designed "
             "--reference {work}/mini --workers 2",
             "pipelines/export.py corpus={work}/mini origins=[designed] length=40-100 output={out}/natives",
             "-m ophio.cli evaluate {out}/natives --out {out}/natives_report --num-controls 0 --workers 2",
         ),
         {"report/table.csv": "evaluation.csv", "natives_report/table.csv": "evaluation_natives.csv"},
+    ),
+    "evaluation_backbones": (
+        (),
+        tuple(
+            command
+            for length in BACKBONE_LENGTHS
+            for command in (
+                f"-m ophio.cli sample --model backbone_diffusion --num 5 --length {length} --seed 0 --out {{out}}/samples_{length}",
+                f"-m ophio.cli evaluate {{out}}/samples_{length} --out {{out}}/report_{length} --sequences 4 --num-controls 0",
+            )
+        ),
+        {f"report_{length}/table.csv": f"evaluation_backbones_{length}.csv" for length in BACKBONE_LENGTHS},
     ),
     "quality": (
         ("mini",),
