@@ -1,33 +1,27 @@
-"""Configurations: where they are, and the check that finds a misspelt or ill-typed key before any work is done.
-
-Objects are written as `_target_: package.Class` with plain constructor arguments, so the signature is the schema.
-"""
+"""Configurations: where they are, and the decorator that makes a command of a function and its configuration."""
 
 import functools
-import importlib
 import inspect
 import os
 import re
 import sys
 import textwrap
 import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ophio.errors import UserError, of_system
 from ophio.memory import keep_freed_memory
+from ophio.signatures import check, there_are
 
 _INSTALLED = Path(__file__).parent / "configs"
 CONFIG_DIR = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
 os.environ["OPHIO_CONFIGS"] = str(CONFIG_DIR)  # a folder of configurations names it to share groups with the others
-_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def pipeline(config_name: str) -> Callable[[types.FunctionType], Callable[[], None]]:
@@ -84,11 +78,7 @@ def explained(error: Exception, run: Callable[..., None]) -> Exception:
         return error
     outermost = unknown[1].split(".")[0]
     known = inspect.signature(run).parameters
-    return UserError(f"{unknown[1]}: no such option; {'see --help' if outermost in known else _there_are(known)}")
-
-
-def _there_are(names: Iterable[str]) -> str:
-    return f"there are {', '.join(names)}"
+    return UserError(f"{unknown[1]}: no such option; {'see --help' if outermost in known else there_are(known)}")
 
 
 def _check_choices(folder: Path, overrides: Sequence[str]) -> None:
@@ -97,7 +87,7 @@ def _check_choices(folder: Path, overrides: Sequence[str]) -> None:
         group, _, value = override.partition("=")
         choices = sorted(path.stem for path in (folder / group).glob("*.yaml")) if group.isidentifier() else []
         if choices and not re.match(r"null$|[\[\"'a-zA-Z_]", value):
-            raise UserError(f"{override}: expected the name of a configuration; {_there_are(choices)}")
+            raise UserError(f"{override}: expected the name of a configuration; {there_are(choices)}")
 
 
 def help_text(config_name: str, about: str) -> str:
@@ -137,97 +127,3 @@ def _groups(path: Path) -> Iterator[tuple[str, str | None]]:
 def _first_comment(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and "@package" not in line)
-
-
-def check(config: DictConfig, run: Callable[..., Any], path: str = "") -> None:
-    """Raises UserError at the first key that its receiver does not know, does not get, or cannot use.
-
-    `path`: of `config` in a larger configuration, such as "sampling.", for the message.
-    """
-    try:
-        options = plain(config)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{path}{error.full_key}: required, but not given (see --help)") from None
-    _check_call(options, run, path)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """All options in plain containers, references to others filled in. Raises MissingMandatoryValue at a missing one."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-
-
-def _check_call(arguments: Mapping[str, Any], function: Callable[..., Any], path: str) -> None:
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    for key, value in arguments.items():
-        if key in _SPECIAL:
-            continue
-        where = f"{path}{key}"
-        if key not in parameters:
-            raise UserError(f"{where}: no such option; {_there_are(parameters)}")
-        if key in hints and not _fits(value, hints[key]):
-            raise UserError(f"{where}={value!r}: expected {_readable(hints[key])}")
-    for key, value in arguments.items():  # after these: what refers to one of them would be blamed for it
-        _check_inside(value, f"{path}{key}.")
-    if not arguments.get("_partial_"):
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in arguments:
-                raise UserError(f"{path}{name}: required, but not given")
-
-
-def _check_inside(value: Any, path: str) -> None:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            _check_call(value, _locate(value["_target_"], path), path)
-        else:
-            for key, inner in value.items():
-                _check_inside(inner, f"{path}{key}.")
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _check_inside(inner, f"{path}{index}.")
-
-
-def _locate(target: str, path: str) -> Callable[..., Any]:
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}_target_={target}: no such class or function ({error})") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a YAML value can be passed for an annotation; annotations of other kinds accept anything."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if isinstance(value, Mapping) and "_target_" in value:
-        return True
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if hint is type(None):
-        return value is None
-    if hint is Path:
-        return isinstance(value, str)
-    if hint is ListConfig:
-        return isinstance(value, list)
-    if hint is DictConfig:
-        return isinstance(value, Mapping)
-    if origin in (list, Sequence):
-        return isinstance(value, list) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
-    if inspect.isclass(hint) and hint is not Any and isinstance(value, (str, int, float)):
-        return isinstance(value, hint)
-    return True
-
-
-def _readable(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("collections.abc.", "")

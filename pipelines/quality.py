@@ -1,4 +1,4 @@
-"""Native structures -> a table of what each stage on the way to samples costs: ophio/stages.py says which.
+"""Native structures -> a table of what each stage on the way to samples costs: ophio/quality.py says which.
 
     python pipelines/quality.py weights=mini_diffusion corpus=CORPUS
 
@@ -19,7 +19,7 @@ from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein, stack
 from ophio.samples import claim, length_range, released_settings
-from ophio.stages import SAMPLES, stages
+from ophio.quality import SAMPLES, stages
 from ophio.tables import markdown, write_csv
 
 COLUMNS = (

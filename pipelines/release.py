@@ -13,13 +13,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ophio.autoencoder import Autoencoder
-from ophio.config import check, pipeline, plain
+from ophio.config import pipeline
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import KNOWN, load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 from ophio.sampling import SamplerSettings
+from ophio.signatures import check, plain
 
 KEPT = (
     "encoder", "chains", "lengths", "bands", "typical", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",

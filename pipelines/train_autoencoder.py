@@ -14,11 +14,12 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ophio.config import pipeline, plain
+from ophio.config import pipeline
 from ophio.errors import UserError
 from ophio.lightning.autoencoder import AutoencoderModule
 from ophio.lightning.run import fit
 from ophio.pretrained import load_weights, read_card, save
+from ophio.signatures import plain
 
 
 @pipeline("train_autoencoder")

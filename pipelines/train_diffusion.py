@@ -13,12 +13,13 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ophio.config import pipeline, plain
+from ophio.config import pipeline
 from ophio.data.latents import check_fresh, read_info, statistics_of
 from ophio.latents import encoder_fingerprint
 from ophio.lightning.diffusion import DiffusionModule
 from ophio.lightning.run import fit
 from ophio.pretrained import load, load_weights, save
+from ophio.signatures import plain
 
 
 @pipeline("diffusion/train_diffusion")

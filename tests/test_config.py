@@ -16,8 +16,9 @@ from hydra import compose, initialize_config_dir
 from inprocess import run_pipeline
 from omegaconf import DictConfig, OmegaConf
 
-from ophio.config import CONFIG_DIR, check
+from ophio.config import CONFIG_DIR
 from ophio.errors import UserError
+from ophio.signatures import check
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 TRAIN = PIPELINES / "train_autoencoder.py"

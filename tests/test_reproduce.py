@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from inprocess import run_pipeline
 
 from ophio.cli import main as ophio
-from ophio.config import CONFIG_DIR, check
+from ophio.config import CONFIG_DIR
+from ophio.signatures import check
 
 ROOT = Path(__file__).parents[1]
 MODULE = runpy.run_path(str(ROOT / "pipelines" / "reproduce.py"))

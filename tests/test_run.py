@@ -10,7 +10,7 @@ from pathlib import Path
 import adk
 import pytest
 
-from ophio.chain import Stage, identity, run_stage
+from ophio.stages import Stage, identity, run_stage
 from ophio.errors import UserError
 from ophio.io import write_structure
 

@@ -25,7 +25,7 @@ from inprocess import run_pipeline
 from safetensors.torch import load_file
 
 from ophio import pretrained
-from ophio.config import CONFIG_DIR, check
+from ophio.config import CONFIG_DIR
 from ophio.data import Filters, LengthBucketBatchSampler, Settings, prepare
 from ophio.data.datamodule import CorpusDataModule
 from ophio.errors import UserError
@@ -34,6 +34,7 @@ from ophio.lightning import checkpoint as checkpoints
 from ophio.lightning.autoencoder import AutoencoderModule
 from ophio.lightning.checkpoint import max_seconds
 from ophio.protein import stack
+from ophio.signatures import check
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pipelines" / "train_autoencoder.py"

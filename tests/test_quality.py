@@ -9,7 +9,7 @@ from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import stack
 from ophio.samples import released_settings
-from ophio.stages import NATIVE, RECONSTRUCTION, SAMPLES, stages
+from ophio.quality import NATIVE, RECONSTRUCTION, SAMPLES, stages
 
 
 @pytest.fixture(scope="module")
