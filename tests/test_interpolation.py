@@ -17,22 +17,17 @@ from ophio import interpolation
 from ophio.autoencoder import Autoencoder
 from ophio.cli import main
 from ophio.cloud import Cloud
+from ophio.cloud_paths import PATHS, blend, linear, rigid, rotation_powers, spherical
 from ophio.conformations import Group, Journey, pair_summary, rank_correlation, smoothness_row
 from ophio.constants import CB, TYPE_OF
 from ophio.errors import UserError
 from ophio.geometry import transform
 from ophio.interpolation import (
     METHODS,
-    PATHS,
     cartesian_line,
     finished,
     interpolate,
-    linear,
     path_through,
-    blend,
-    rigid,
-    rotation_powers,
-    spherical,
     superposed,
     torsion_path,
     unbroken,
