@@ -22,7 +22,7 @@ CORPORA = {
     "natural": "input=[{archives}/monomers.npz,{archives}/miniprotein.npz] filters.origins=[natural,predicted] filters.min_length=40",
     "conformations": "input={archives}/conformations.npz",
 }
-BACKBONE_LENGTHS = (100, 200, 300)
+BACKBONES = {100: 5, 200: 5, 300: 3}  # samples of each length
 TABLES = {  # name: (corpora, commands, {what they write: what it is called in `output`})
     "reconstruction": (
         ("mini", "natural"),
@@ -65,13 +65,13 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
         (),
         tuple(
             command
-            for length in BACKBONE_LENGTHS
+            for length, num in BACKBONES.items()
             for command in (
-                f"-m ophio.cli sample --model backbone_diffusion --num 5 --length {length} --seed 0 --out {{out}}/samples_{length}",
+                f"-m ophio.cli sample --model backbone_diffusion --num {num} --length {length} --seed 0 --out {{out}}/samples_{length}",
                 f"-m ophio.cli evaluate {{out}}/samples_{length} --out {{out}}/report_{length} --sequences 4 --num-controls 0",
             )
         ),
-        {f"report_{length}/table.csv": f"evaluation_backbones_{length}.csv" for length in BACKBONE_LENGTHS},
+        {f"report_{length}/table.csv": f"evaluation_backbones_{length}.csv" for length in BACKBONES},
     ),
     "quality": (
         ("mini",),
