@@ -28,16 +28,15 @@ def default_workers(jobs: int) -> int:
 def each_forked(function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int) -> Iterator[Result]:
     """The result of every job, as they end; jobs start in their order. With one worker, in this process.
 
-    The processes divide the threads of this one between them. An exception in `function` is raised here, and no further
-    job is started. Raises UserError where a process dies.
+    Every process has one thread. An exception in `function` is raised here, and no further job is started. Raises
+    UserError where a process dies.
     """
     if num_workers < 2 or len(jobs) < 2:
         yield from map(function, jobs)
         return
     global _function
     _function = function
-    threads = max(1, torch.get_num_threads() // num_workers)
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start, (threads,))
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start)
     try:
         for future in as_completed([pool.submit(_call, job) for job in jobs]):
             yield future.result()
@@ -51,9 +50,9 @@ def _call(job: Any) -> Any:
     return _function(job)
 
 
-def _start(threads: int) -> None:
+def _start() -> None:
     """On Ctrl-C a process ends its job; if its parent was killed, it ends itself."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # GNU's OpenMP would wait for ever for threads that were not forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

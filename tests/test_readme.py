@@ -3,6 +3,7 @@
 A command that is new to the README needs a line in `COMMANDS`: what to replace in it, and by what; the test says so.
 """
 
+import csv
 import os
 import re
 import shlex
@@ -138,6 +139,33 @@ def test_models_are_described_as_in_their_cards():
         ]
         for figure, value, digits in zip(figures, expected, (0.051, 0.51, 0.051, 0.0006, 0.0006), strict=True):
             assert abs(figure - value) < digits, (name, figure, value)
+
+
+def test_samples_are_described_as_in_the_tables():
+    """The figures on samples of the README are those of docs/tables, and their number and lengths too."""
+    text = " ".join((ROOT / "README.md").read_text().split())
+    made = [row for row in _table("generation") if row["what"].endswith("idealized")][-1]
+    valid, clashes = 100 * float(made["valid_samples"]), float(made["clashes_per_100_residues"])
+    assert f"Of {int(made['samples']):,} samples of 50-128 residues {valid:.1f} % have a valid backbone" in text
+    assert f"clashes are {clashes:.0f} per 100 residues" in text and made["left_handed_helices"] == "0"
+    folded, natives = (
+        next(row for row in _table("evaluation") if row["group"] == name) for name in ("samples", "natives")
+    )
+    assert f"Of {folded['structures']} of 50-100 residues {_share(folded, 'sctm_above_0.5')} fold back" in text
+    assert f"{_share(folded, 'designable')} by scRMSD" in text
+    of_natives = (f"{100 * float(natives[name]):.0f} %" for name in ("sctm_above_0.5", "designable"))
+    assert f"which gives {' and '.join(of_natives)} for designed proteins of the test split" in text
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    with open(ROOT / "docs" / "tables" / f"{name}.csv", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def _share(row: dict[str, str], name: str) -> str:
+    """With its interval, in per cent."""
+    value, low, high = (f"{100 * float(row[f'{name}{end}']):.0f}" for end in ("", "_low", "_high"))
+    return f"{value} % [{low}, {high}]"
 
 
 def test_every_python_block_runs(folder, monkeypatch):
