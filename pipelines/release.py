@@ -42,7 +42,7 @@ def main(
     schedule: DictConfig | None,
 ) -> None:
     settings = sampling or OmegaConf.create()
-    chosen = [key for key in settings if key != "typical"]  # here only whether those of the card are asked for
+    chosen = [str(key) for key in settings if key != "typical"]  # here only whether those of the card are asked for
     check(OmegaConf.masked_copy(settings, chosen), SamplerSettings, "sampling.")
     card = read_card(run)
     released = {"name": name, "description": description, **{key: card[key] for key in KEPT if key in card}}
