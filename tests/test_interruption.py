@@ -85,6 +85,8 @@ def stage_of(name: str, made: Path) -> Callable[[Path], int]:
                 "2",
                 "--batch-size",
                 "2",
+                "--workers",
+                "1",
             ],
             "evaluate": [made / "structures", "--fast", "--num-controls", "1", "--lengths", "20-40"],
             "reconstruct": [made / "structures", "--model", made / "autoencoder"],
