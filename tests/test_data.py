@@ -22,6 +22,7 @@ from inprocess import run_pipeline
 from MDAnalysis.tests import datafiles
 
 from ophio import io as ophio_io
+from ophio.autoencoder import Autoencoder
 from ophio.data import (
     Corpus,
     Entry,
@@ -38,6 +39,7 @@ from ophio.data import (
 from ophio.data.datamodule import CorpusDataModule
 from ophio.data.filters import Breaks, accept, longest_piece
 from ophio.data.folder import Chains
+from ophio.data.latents import LatentCorpus, encode_corpus, write_latents
 from ophio.data.sampling import one_per_cluster
 from ophio.data.transforms import random_crop, windows
 from ophio.errors import UserError
@@ -134,6 +136,19 @@ def test_exported_chains_are_those_of_the_corpus(corpus_path, tmp_path):
         true, written = by_name[path.stem.split("_")[1]], read_structure(path)
         assert (written.positions - true.positions)[true.atom_mask].abs().max() < 1e-3
     assert run_pipeline(main, "export", *options, f"output={tmp_path}", "num=0") == 2
+
+
+def test_latents_know_the_origin_of_their_chains(corpus_path, tmp_path):
+    """Clusters of odd number are designed (`_write_archive`); so are the chains that samples take their content from."""
+    torch.manual_seed(0)
+    model = Autoencoder(channels=[4, 4], strides=[2], latent_channels=4, latent_lmax=1).eval()
+    columns = encode_corpus(model, Corpus(corpus_path, "train", max_length=60), progress=False)
+    assert columns["designed"].tolist() == (columns["cluster30"] % 2).tolist()
+    source = {"autoencoder": "x", "corpus": "y", "corpus_name": "z", "chains": [1, None]}
+    info = write_latents(tmp_path / "latents", source, {"train": columns})
+    latents = LatentCorpus(tmp_path / "latents", "train")
+    assert [latents[k][2][3].item() for k in range(len(latents))] == columns["designed"].tolist()
+    assert {chain[3] for chain in info["typical"]} == {0, 1}
 
 
 def test_corpus_limits(corpus_path):

@@ -82,7 +82,6 @@ class Corpus(Dataset):
             raise UserError(f"{self.path}: no chain with {wanted}; it holds {self.info['splits']}")
         columns = (table[name].to_numpy()[chosen] for name in ("length", "cluster30", "shard", "row"))
         self.lengths, self.clusters, self._shard, self._row = columns
-        self.origins = table["origin"].to_numpy()[chosen]
         self._open: dict[int, Shard] = {}
 
     def __len__(self) -> int:

@@ -258,7 +258,7 @@ def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpu
         "num_residues": torch.tensor([protein.num_residues for protein in proteins]),
         "content": torch.tensor([helix_strand_content(protein) for protein in proteins]),
         "radius_of_gyration": radius_of_gyration(batch.positions, batch.atom_mask),
-        "designed": torch.tensor([DESIGNED.get(corpus.origins[k], torch.nan) for k in chosen]),
+        "designed": torch.tensor([DESIGNED.get(corpus.metadata(k)["origin"], torch.nan) for k in chosen]),
         "cluster30": torch.from_numpy(corpus.clusters[list(chosen)].astype(np.int64)),
     }
 
