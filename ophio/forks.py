@@ -17,7 +17,7 @@ from ophio.errors import UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_function: Callable[[Any], Any]  # what the processes being forked are to do
+_function: Callable[[Any], Any]  # in a forked process: what it is to do
 
 
 def default_workers(jobs: int) -> int:
@@ -34,9 +34,7 @@ def each_forked(function: Callable[[Job], Result], jobs: Sequence[Job], num_work
     if num_workers < 2 or len(jobs) < 2:
         yield from map(function, jobs)
         return
-    global _function
-    _function = function
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start)
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start, (function,))  # forked, not pickled
     try:
         for future in as_completed([pool.submit(_call, job) for job in jobs]):
             yield future.result()
@@ -50,9 +48,15 @@ def _call(job: Any) -> Any:
     return _function(job)
 
 
-def _start() -> None:
-    """On Ctrl-C a process ends its job; if its parent was killed, it ends itself."""
-    torch.set_num_threads(1)  # GNU's OpenMP would wait for ever for threads that were not forked
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    become_worker()
+
+
+def become_worker() -> None:
+    """One thread. On Ctrl-C this process ends its job; if its parent was killed, it ends itself."""
+    torch.set_num_threads(1)  # where forked, GNU's OpenMP would wait for ever for threads that were not
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -18,8 +18,8 @@ from ophio.io import write_structure
 from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein, stack
-from ophio.samples import claim, length_range, released_settings
 from ophio.quality import SAMPLES, stages
+from ophio.samples import claim, length_range, released_settings
 from ophio.tables import markdown, write_csv
 
 COLUMNS = (

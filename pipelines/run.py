@@ -24,10 +24,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ophio.stages import Stage, run_stage
 from ophio.config import CONFIG_DIR, explained, pipeline
 from ophio.errors import UserError
 from ophio.signatures import check, plain
+from ophio.stages import Stage, run_stage
 
 HERE = Path(__file__).parent
 

@@ -8,8 +8,8 @@ from adk import CLOSED, OPEN, read
 from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import stack
-from ophio.samples import released_settings
 from ophio.quality import NATIVE, RECONSTRUCTION, SAMPLES, stages
+from ophio.samples import released_settings
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 import adk
 import pytest
 
-from ophio.stages import Stage, identity, run_stage
 from ophio.errors import UserError
 from ophio.io import write_structure
+from ophio.stages import Stage, identity, run_stage
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "pipelines" / "run.py"

@@ -1,20 +1,16 @@
 """Jobs in other processes, where a job that takes its process down (out of memory, a crash) stops no other."""
 
-import os
-import signal
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import TypeVar
 
-import torch
-
 from ophio.errors import UserError
+from ophio.forks import become_worker
 from ophio.memory import keep_freed_memory
 
 START_METHOD = "spawn"  # forking a process in which torch or Arrow have started threads may deadlock
@@ -81,10 +77,7 @@ def _check_that_workers_start() -> None:
 
 
 def _start_worker() -> None:
-    """One thread per worker, no warnings. On Ctrl-C a worker ends its job; if its parent was killed, it ends itself."""
-    torch.set_num_threads(1)
+    """A worker without warnings."""
+    become_worker()
     keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    if (parent := parent_process()) is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
