@@ -9,6 +9,7 @@
 A folder holds samples of one kind: made with the same settings.
 """
 
+import inspect
 import json
 import math
 import os
@@ -190,7 +191,10 @@ def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, as
 
 def released_settings(card: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplerSettings:
     """What is `asked`, otherwise what the card of a diffusion model says, otherwise the default; see `prepare`."""
-    chosen = card.get("sampling", {}) | {key: value for key, value in asked.items() if value is not None}
+    released = dict(card.get("sampling", {}))
+    if asked.get("sampler") not in (None, released.get("sampler")):
+        released.pop("options", None)  # those of another sampler
+    chosen = released | {key: value for key, value in asked.items() if value is not None}
     typical = card["typical"] if chosen.pop("typical", False) else ()
     return check_settings(SamplerSettings(**chosen, typical=typical))
 
@@ -199,6 +203,12 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
     """Raises UserError for values without a meaning."""
     if sampler.sampler not in SAMPLERS:
         raise UserError(f"sampler {sampler.sampler}: not one of {', '.join(SAMPLERS)}")
+    known = list(inspect.signature(SAMPLERS[sampler.sampler]).parameters)[5:]  # after those of all samplers
+    for name, value in sampler.options.items():
+        if name not in known:
+            raise UserError(f"options {name}: the sampler {sampler.sampler} has {', '.join(known) or 'none'}")
+        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise UserError(f"options {name}={value}: give a number, at least 0")
     if sampler.steps < 2:
         raise UserError(f"steps {sampler.steps}: give at least 2")
     if not 0 < sampler.noise_scale <= 2:

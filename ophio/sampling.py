@@ -50,7 +50,7 @@ class SamplerSettings:
         origin: "designed" or "natural", where the model knows them; None for any.
         typical: chains of the training data (residues, helix, strand, 1 for designed and 0 for natural ones or None).
             Where neither helix nor strand is asked for, every sample is asked for those of one of that origin that is
-            about as long: a low noise scale alone drifts to what is commonest.
+            about as long: a low noise scale alone drifts to what is commonest. Where there are none, nothing is asked.
         calibration: offset and slope for helix and for strand. Samples at a low noise scale overdo what they are asked
             for; the model is told offset + slope * fraction, at least 0, so that they come out as asked.
         guidance: how far to follow them, 1 as trained.
@@ -182,7 +182,7 @@ def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequen
     if settings.typical and bool(fractions.isnan().all()):
         origin = DESIGNED.get(settings.origin)
         chains = torch.tensor([chain[:3] for chain in settings.typical if origin is None or chain[3] == origin])
-        for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
+        for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True) if len(chains) else ()):
             nearest = (chains[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
             drawn = np.random.default_rng((seed, ATTEMPTS)).integers(len(nearest))  # a stream that no attempt uses
             fractions[k] = chains[nearest[drawn], 1:]

@@ -149,6 +149,8 @@ def exact(x, sigma):
     [
         (ddpm, 300, {}),
         (dpm_solver, 200, {}),
+        (dpm_solver, 200, {"tau2": 0.0}),
+        (dpm_solver, 300, {"tau2": 2.0}),
         (ddim, 100, {}),
         (ddim, 300, {"eta": 1.0}),
         (heun, 40, {}),
@@ -178,6 +180,13 @@ def test_noise_scale_narrows_the_samples():
         for scale in (1.0, 0.5)
     ]
     assert spreads[1] < 0.8 * spreads[0]
+
+
+def test_dpm_solver_without_fresh_noise_is_deterministic():
+    like, sigmas = blank(count=3), EDM().sigmas(10)
+    start = centred_noise(like) * float(sigmas[0])
+    ends = [dpm_solver(exact, start, sigmas, lambda: centred_noise(like), tau2=tau2) for tau2 in (0.0, 0.0, 1.0, 1.0)]
+    assert torch.equal(ends[0].features, ends[1].features) and not torch.equal(ends[2].features, ends[3].features)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -21,7 +21,7 @@ from ophio.forks import each_forked
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
-from ophio.samples import collect, length_range, plan, prepare, released_settings
+from ophio.samples import check_settings, collect, length_range, plan, prepare, released_settings
 from ophio.sampling import DivergedSample, SamplerSettings, _conditions, generate
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +150,18 @@ def test_content_is_that_of_chains_of_the_origin_asked_for():
         settings = SamplerSettings(typical=typical, origin=origin)
         told = _conditions(settings, [60] * 5, range(5)).content[:, [0, 1, 3]]
         torch.testing.assert_close(told, torch.tensor([expected] * 5))
+    asked = _conditions(SamplerSettings(typical=typical[:70], origin="designed"), [60], [0]).content[0, :2]
+    assert asked.isnan().all()  # no chain of that origin: any content
+
+
+def test_options_are_those_of_the_sampler():
+    card = {"sampling": {"sampler": "dpm_solver", "options": {"tau2": 4.0}}}
+    assert released_settings(card, {}).options == {"tau2": 4.0}
+    assert released_settings(card, {"sampler": "dpm_solver"}).options == {"tau2": 4.0}
+    assert released_settings(card, {"sampler": "ddpm"}).options == {}
+    for options, message in (({"eta": 1.0}, "options eta: the sampler dpm_solver has tau2"), ({"tau2": -1}, "tau2=-1")):
+        with pytest.raises(UserError, match=message):
+            check_settings(SamplerSettings(sampler="dpm_solver", options=options))
 
 
 def test_released_settings_give_way_to_what_is_asked():

@@ -37,11 +37,15 @@ def ddpm(denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw
 
 
 def dpm_solver(
-    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0
+    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0, tau2: float = 1.0
 ) -> Cloud:
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 4): ancestral sampling of second order.
 
     A step goes to where the last two estimates point, extrapolated in log sigma to the middle of the step.
+
+    `tau2` is how much fresh noise a step puts in, and how much more it takes out for that: 0 none, 1 as the algorithm
+    has it, above 1 more (tau squared of Xue et al. 2023, arXiv:2309.05019). For exact estimates all lead to the same
+    distribution; fresh noise undoes part of the errors of estimates that are not.
     """
     previous, last_step = None, math.inf
     for sigma, following in pairwise(sigmas.tolist()):
@@ -50,9 +54,9 @@ def dpm_solver(
         if previous is not None:
             target = denoised + (denoised - previous) * (0.5 * step / last_step)
         previous, last_step = denoised, step
-        kept = (following / sigma) ** 2
+        kept = (following / sigma) ** (1 + tau2)
         x = target + (x - target) * kept
-        x = x + draw() * (noise_scale * following * math.sqrt(1 - kept))
+        x = x + draw() * (noise_scale * following * math.sqrt(1 - (following / sigma) ** (2 * tau2)))
     return x
 
 
