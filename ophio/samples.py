@@ -234,7 +234,7 @@ def summary(records: Sequence[dict], folder: Path) -> str:
         mean = {key: float(np.mean([r[key] for r in made])) for key in ("valid_residues", "helix", "strand", "seconds")}
         valid = f"backbone geometry valid at {mean['valid_residues']:.1%} of residues"
         lines.append(
-            f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample"
+            f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample in each process"
         )
     redrawn, failed = sum(r["attempts"] - 1 for r in records), len(records) - len(made)
     if redrawn:

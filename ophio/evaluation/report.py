@@ -203,7 +203,7 @@ def _scores(report: Mapping[str, Any]) -> Section:
     elif report["controls"] is None:
         note += " Controls were made of samples; --controls takes natives, which show what the protocol can reach."
     if report["seconds_to_sample"] is not None:
-        note += f" Sampling took {report['seconds_to_sample']:.3g} s a sample."
+        note += f" Sampling took {report['seconds_to_sample']:.3g} s a sample in each process."
     columns = {
         "scRMSD < 2 Å": "designable", "scTM > 0.5": "sctm_above_0.5", "mean distance < 2 Å": "designable_mean_distance",
         "co-design CA < 2 Å": "codesignable", "co-design all atoms < 2 Å": "codesignable_all_atom",
