@@ -157,7 +157,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         "--idealize", action=argparse.BooleanOptionalAction, default=None,
         help="bring bonds, angles and contacts into their ranges after decoding (default: what the model was released with)",
     )  # fmt: skip
-    add("--batch-size", 16, "samples made at a time (default: 16)", type=int, metavar="N")
+    add("--batch-size", None, "samples made at a time (default: half of them, at most 32)", type=int, metavar="N")
     add("--workers", None, "processes that make batches side by side (default: one a core)", type=int, metavar="N")
     add(
         "--model",

@@ -36,6 +36,7 @@ from ophio.pretrained import load_diffusion, read_card
 from ophio.sampling import Sample, SamplerSettings, generate, report_of
 
 SHORTEST, LONGEST = 10, 5000  # residues
+LARGEST_BATCH, BATCH_RESIDUES = 32, 8192  # samples and residues made at a time, unless asked otherwise
 RECORDS, SETTINGS = "samples.jsonl", "settings.json"
 
 
@@ -121,12 +122,16 @@ class Run:
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
 
-    def fill(self, batch_size: int = 16, rank: int = 0, world_size: int = 1, num_workers: int | None = 1) -> None:
+    def fill(
+        self, batch_size: int | None = None, rank: int = 0, world_size: int = 1, num_workers: int | None = 1
+    ) -> None:
         """Makes the samples that the folder does not have yet, batch by batch; with several ranks, every n-th batch.
 
         Each process appends to a list of its own; `collect` then makes the files that tell of all samples.
 
         Args:
+            batch_size: samples made at a time. None: half of all, at most 32 and about 8,192 residues, on every machine,
+                since rounding depends on what shares a batch.
             num_workers: processes forked from this one that make batches side by side, which one batch of small proteins
                 cannot use two cores for; on the CPU alone. None: as many as there are cores and batches.
 
@@ -134,6 +139,9 @@ class Run:
         """
         if num_workers is not None and num_workers < 1:
             raise UserError(f"workers {num_workers}: give a number of processes, at least 1")
+        if batch_size is None:
+            few = max(1, BATCH_RESIDUES // max(item.length for item in self.items))
+            batch_size = min(LARGEST_BATCH, few, math.ceil(len(self.items) / 2))
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: give a number of samples, at least 1")
         done = set(_records(self.folder))

@@ -34,7 +34,7 @@ def main(
     idealize: list[bool],
     novelty: bool,
     natives: bool,
-    batch_size: int,
+    batch_size: int | None,
     candidates: int,
 ) -> None:
     folder, bands, rows = Path(output), read_card(weights)["bands"], []

@@ -30,7 +30,7 @@ def main(
     origin: str | None,
     guidance: float,
     idealize: bool | None,
-    batch_size: int,
+    batch_size: int | None,
     accelerator: str,
     devices: int,
 ) -> None:

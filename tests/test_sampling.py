@@ -21,7 +21,7 @@ from ophio.forks import each_forked
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
-from ophio.samples import check_settings, collect, length_range, plan, prepare, released_settings
+from ophio.samples import Run, check_settings, collect, length_range, plan, prepare, released_settings
 from ophio.sampling import DivergedSample, SamplerSettings, _conditions, generate
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +152,15 @@ def test_content_is_that_of_chains_of_the_origin_asked_for():
         torch.testing.assert_close(told, torch.tensor([expected] * 5))
     asked = _conditions(SamplerSettings(typical=typical[:70], origin="designed"), [60], [0]).content[0, :2]
     assert asked.isnan().all()  # no chain of that origin: any content
+
+
+def test_batches_leave_work_for_two_processes(pair, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(Run, "_make", lambda self, done, rank, batch: sizes.append(len(batch)) or len(batch))
+    for num, length, expected in ((16, 24, [8, 8]), (100, 24, [32, 32, 32, 4]), (1, 24, [1]), (8, 3000, [2, 2, 2, 2])):
+        Run(tmp_path, plan(num, length, length, 0), *pair, SamplerSettings()).fill()
+        assert sizes == expected
+        sizes.clear()
 
 
 def test_options_are_those_of_the_sampler():
