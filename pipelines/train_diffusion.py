@@ -32,6 +32,7 @@ def main(
     output: str,
     autoencoder: str,
     init: str | None,
+    init_partly: bool,
     seed: int,
     total_steps: int,
     warmup_steps: int,
@@ -46,7 +47,7 @@ def main(
     check_fresh(data.path, {"autoencoder": encoder_fingerprint(decoder)})
     diffusion = instantiate(model)
     if init is not None:
-        load_weights(diffusion, init)
+        load_weights(diffusion, init, init_partly)
     diffusion.set_statistics(statistics_of(info))
     module = DiffusionModule(
         diffusion, decoder, instantiate(optimizer), warmup_steps, total_steps, forget_content, sample_lengths

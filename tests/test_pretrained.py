@@ -144,6 +144,18 @@ def test_wrong_weights_leave_the_model_alone(folder):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_weights_that_fit_are_taken_where_only_those_are_asked_for(folder):
+    model, released = make(seed=2, latent_channels=5), pretrained.load(folder).state_dict()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pretrained.load_weights(model, folder, partly=True)
+    fits = {key for key, value in before.items() if value.shape == released[key].shape}
+    assert 0 < len(fits) < len(before)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, released[key] if key in fits else before[key])
+    with pytest.raises(UserError, match="another architecture"):
+        pretrained.load_weights(torch.nn.Linear(2, 2), folder, partly=True)
+
+
 def test_failed_save_leaves_the_earlier_files(folder, monkeypatch):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 

@@ -116,8 +116,12 @@ def _build(spec: Any) -> Any:
     return KNOWN[spec["_target_"]](**arguments) if "_target_" in spec else arguments
 
 
-def load_weights(module: nn.Module, model: str | Path) -> None:
-    """Replaces the weights. Raises UserError where they are broken, of another architecture, or not the card's."""
+def load_weights(module: nn.Module, model: str | Path, partly: bool = False) -> None:
+    """Replaces the weights. Raises UserError where they are broken, of another architecture, or not the card's.
+
+    `partly`: only those that have the same name and shape in both, for training to start from a model of another
+    latent or width; refused where none has.
+    """
     card = read_card(model)
     path = find(model).with_suffix(".safetensors")
     try:
@@ -130,12 +134,12 @@ def load_weights(module: nn.Module, model: str | Path) -> None:
     shapes = {key: tuple(value.shape) for key, value in expected.items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     odd = sorted(key for key in shapes | found if shapes.get(key) != found.get(key))
-    if odd:
+    if odd and not (partly and len(odd) < len(shapes | found)):
         first = f"{odd[0]} is {found.get(odd[0], 'absent')} in the file, {shapes.get(odd[0], 'absent')} in the model"
         raise UserError(f"{path}: weights of another architecture ({first}; {len(odd)} tensors differ in all)")
     if card.get("weights_sha256") not in (None, hashlib.sha256(data).hexdigest()):
         raise UserError(f"{path}: not the weights that {find(model).name} describes: copy both files, or train again")
-    module.load_state_dict(weights)
+    module.load_state_dict(expected | {key: value for key, value in weights.items() if key not in odd})
 
 
 def save(
