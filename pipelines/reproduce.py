@@ -39,7 +39,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     ),
     "generation": (
         ("mini",),
-        ("pipelines/generation.py corpus={work}/mini num=1000 output={out}",),
+        ("pipelines/generation.py corpus={work}/mini num=1000 novelty=false output={out}",),
         {"generation.csv": "generation.csv"},
     ),
     "generation_steps": (
