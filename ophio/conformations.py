@@ -38,7 +38,7 @@ class Group:
     @property
     def extremes(self) -> tuple[int, int]:
         """The two that are farthest apart."""
-        i, j = divmod(int(self.distance.argmax()), len(self.proteins))
+        i, j = divmod(int(np.argmax(self.distance)), len(self.proteins))
         return min(i, j), max(i, j)
 
 

@@ -46,7 +46,7 @@ def generation_row(records: Sequence[Mapping], bands: Mapping[str, Sequence[floa
         "strand": float(column["strand"].mean()),
         "with_strand": share(column["strand"] >= STRANDED),
         **{f"{key}_in_band": share(inside[key]) for key in BANDED},
-        "all_in_band": share(np.logical_and.reduce(list(inside.values()))),
+        "all_in_band": share(np.all(list(inside.values()), axis=0)),
         "seconds": float(column["seconds"].mean()),
     }
 
