@@ -179,13 +179,14 @@ def _draw(
 def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:
     """What the model is told each sample should be; it depends on the sample's length and seed alone."""
     fractions = torch.tensor([[settings.helix, settings.strand]]).repeat(len(lengths), 1)
-    if settings.typical and bool(fractions.isnan().all()):
-        origin = DESIGNED.get(settings.origin)
-        chains = torch.tensor([chain[:3] for chain in settings.typical if origin is None or chain[3] == origin])
-        for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True) if len(chains) else ()):
-            nearest = (chains[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
+    origin = DESIGNED.get(settings.origin)
+    chains = [chain[:3] for chain in settings.typical if origin is None or chain[3] == origin]
+    if chains and bool(fractions.isnan().all()):
+        contents = torch.tensor(chains)
+        for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
+            nearest = (contents[:, 0] - length).abs().argsort(stable=True)[:NEAREST]
             drawn = np.random.default_rng((seed, ATTEMPTS)).integers(len(nearest))  # a stream that no attempt uses
-            fractions[k] = chains[nearest[drawn], 1:]
+            fractions[k] = contents[nearest[drawn], 1:]
     return told(settings, lengths, fractions)
 
 
