@@ -59,6 +59,7 @@ def main(
             "autoencoder": autoencoder,
             "encoder": info["autoencoder"],
             "corpus": info["corpus_name"],
+            "samples": info.get("samples"),
             "lengths": info["lengths"],
             "bands": info["bands"],
             "typical": info["typical"],

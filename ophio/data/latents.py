@@ -199,26 +199,58 @@ def encode_corpus(
 
     Chains with masked residues are left out: a generator should not learn gaps.
     """
-    order = np.argsort(corpus.lengths, kind="stable")
     parts: list[dict[str, Tensor]] = []
-    with tqdm(total=len(order), unit="chain", disable=None if progress else True) as bar:
-        for batch in _batches(corpus.lengths, order, batch_residues):
+    with tqdm(total=len(corpus), unit="chain", disable=None if progress else True) as bar:
+        for batch in _batches(corpus.lengths, batch_residues):
             bar.update(len(batch))
-            whole = [(k, protein) for k in batch if bool((protein := corpus[k].center()).residue_mask.all())]
+            whole = {k: protein for k in batch if bool((protein := corpus[k].center()).residue_mask.all())}
             if whole:
-                parts.append(_encode_batch(model, whole, corpus))
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    count = columns.pop("num_nodes")
-    return columns | {"offsets": torch.cat([count.new_zeros(1), count.cumsum(0)])}
+                designed = [DESIGNED.get(corpus.metadata(k)["origin"], math.nan) for k in whole]
+                parts.append(_encode_batch(model, [*whole.values()], designed, corpus.clusters[[*whole]]))
+    return _joined(parts)
 
 
-def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor]]) -> dict:
-    """Writes every split, and latents.json last: a folder without it is unfinished. Returns its content."""
+@torch.no_grad()
+def encode_samples(model: Autoencoder, proteins: Sequence[Protein], batch_residues: int = 4096) -> dict[str, Tensor]:
+    """The columns, as of `encode_corpus`, of chains to learn from beside a corpus: as designed ones, each a cluster."""
+    batches = _batches(np.array([protein.num_residues for protein in proteins]), batch_residues)
+    return _joined(
+        [
+            _encode_batch(model, [proteins[k].center() for k in batch], [1.0] * len(batch), -1 - np.array(batch))
+            for batch in batches
+        ]
+    )
+
+
+def mixed(columns: dict[str, Tensor], samples: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Chains of a corpus with samples, repeated until they are about `share` of an epoch's draws, one a cluster."""
+    clusters, count = len(columns["cluster30"].unique()), len(samples["num_residues"])
+    repeats = max(1, round(share / (1 - share) * clusters / count))
+    repeated = {name: values.repeat(repeats, *[1] * (values.ndim - 1)) for name, values in samples.items()}
+    repeated["cluster30"] = -1 - torch.arange(repeats * count)  # those of a corpus are not negative
+    starts = samples["offsets"][-1] * torch.arange(repeats)[:, None] + columns["offsets"][-1]
+    repeated["offsets"] = (starts + samples["offsets"][1:]).flatten()
+    return {name: torch.cat([values, repeated[name].to(values.dtype)]) for name, values in columns.items()}
+
+
+def write_latents(
+    output: Path,
+    source: dict,
+    splits: dict[str, dict[str, Tensor]],
+    samples: dict[str, Tensor] | None = None,
+    share: float = 0.0,
+) -> dict:
+    """Writes every split, and latents.json last: a folder without it is unfinished. Returns its content.
+
+    `samples` become part of the training split (`mixed`), but not of the statistics, bands and typical chains.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    train = splits["train"]
+    if samples is not None:
+        splits = {**splits, "train": mixed(train, samples, share)}
     files = {split: serialise(columns) for split, columns in splits.items()}
     for split, data in files.items():
         write_whole(output / f"{split}.safetensors", data)
-    train = splits["train"]
     bands = _bands(train)
     statistics = latent_statistics(train["positions"], train["features"])
     info = {
@@ -235,9 +267,10 @@ def write_latents(output: Path, source: dict, splits: dict[str, dict[str, Tensor
     return info
 
 
-def _batches(lengths: np.ndarray, order: np.ndarray, batch_residues: int) -> Iterator[list[int]]:
+def _batches(lengths: np.ndarray, batch_residues: int) -> Iterator[list[int]]:
+    """Chains of similar length, the shortest first."""
     batch: list[int] = []
-    for k in order.tolist():
+    for k in np.argsort(lengths, kind="stable").tolist():
         if batch and (len(batch) + 1) * int(lengths[k]) > batch_residues:
             yield batch
             batch = []
@@ -246,8 +279,9 @@ def _batches(lengths: np.ndarray, order: np.ndarray, batch_residues: int) -> Ite
         yield batch
 
 
-def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpus: Corpus) -> dict[str, Tensor]:
-    chosen, proteins = zip(*numbered, strict=True)
+def _encode_batch(
+    model: Autoencoder, proteins: Sequence[Protein], designed: Sequence[float], clusters: Int[np.ndarray, "batch"]
+) -> dict[str, Tensor]:
     device = next(model.parameters()).device
     batch = stack(proteins)
     cloud = model.encode(batch.to(device)).map(lambda t: t.cpu()).cloud.center()
@@ -258,9 +292,15 @@ def _encode_batch(model: Autoencoder, numbered: list[tuple[int, Protein]], corpu
         "num_residues": torch.tensor([protein.num_residues for protein in proteins]),
         "content": torch.tensor([helix_strand_content(protein) for protein in proteins]),
         "radius_of_gyration": radius_of_gyration(batch.positions, batch.atom_mask),
-        "designed": torch.tensor([DESIGNED.get(corpus.metadata(k)["origin"], torch.nan) for k in chosen]),
-        "cluster30": torch.from_numpy(corpus.clusters[list(chosen)].astype(np.int64)),
+        "designed": torch.tensor(designed),
+        "cluster30": torch.from_numpy(clusters.astype(np.int64)),
     }
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    count = columns.pop("num_nodes")
+    return columns | {"offsets": torch.cat([count.new_zeros(1), count.cumsum(0)])}
 
 
 def _contents(columns: dict[str, Tensor]) -> dict[str, Tensor]:

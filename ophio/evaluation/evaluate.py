@@ -248,6 +248,18 @@ def complaint(record: Mapping, samples: Path) -> str:
 # Files
 
 
+def read_records(folder: Path) -> list[dict]:
+    """Of the samples in a report, those that could be evaluated, by name; also of an unfinished one.
+
+    Raises UserError where there are none.
+    """
+    newest = {_key(record)[:2]: record for record in _records(folder)}
+    found = [record for (group, _), record in sorted(newest.items()) if group == SAMPLES and "failed" not in record]
+    if not found:
+        raise UserError(f"{folder}: no report of samples here; make it with `ophio evaluate`")
+    return found
+
+
 def _append(folder: Path, record: dict) -> None:
     """To a file of this process, in one write: no other process can come in between."""
     with open(folder / f"{RECORDS}.part{os.getpid()}", "ab", buffering=0) as log:

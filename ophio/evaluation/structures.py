@@ -91,6 +91,11 @@ def content_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def contents_hash(paths: Sequence[Path]) -> str:
+    """Tells versions of a set of files apart, whatever they are called."""
+    return hashlib.sha256("".join(map(content_hash, paths)).encode()).hexdigest()[:16]
+
+
 def generation_records(folder: Path) -> list[dict]:
     """What `ophio sample` wrote of its samples, those without a structure included; [] for other folders.
 
