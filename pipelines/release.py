@@ -23,7 +23,7 @@ from ophio.sampling import SamplerSettings
 from ophio.signatures import check, plain
 
 KEPT = (
-    "encoder", "chains", "lengths", "bands", "typical", "corpus", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
+    "encoder", "chains", "lengths", "bands", "typical", "corpus", "samples", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
 )  # fmt: skip
 
 
