@@ -9,7 +9,6 @@
 A folder holds samples of one kind: made with the same settings.
 """
 
-import inspect
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from ophio.autoencoder import Autoencoder
 from ophio.diffusion import LatentDiffusion
-from ophio.diffusion.samplers import SAMPLERS
+from ophio.diffusion.samplers import SAMPLERS, options_of
 from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.forks import default_workers, each_forked
@@ -211,7 +210,7 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
     """Raises UserError for values without a meaning."""
     if sampler.sampler not in SAMPLERS:
         raise UserError(f"sampler {sampler.sampler}: not one of {', '.join(SAMPLERS)}")
-    known = list(inspect.signature(SAMPLERS[sampler.sampler]).parameters)[5:]  # after those of all samplers
+    known = options_of(sampler.sampler)
     for name, value in sampler.options.items():
         if name not in known:
             raise UserError(f"options {name}: the sampler {sampler.sampler} has {', '.join(known) or 'none'}")

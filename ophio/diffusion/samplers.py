@@ -12,6 +12,7 @@ All take
 
 import math
 from collections.abc import Callable
+from inspect import signature
 from itertools import pairwise
 
 from jaxtyping import Float
@@ -126,3 +127,8 @@ def euler_flow(
 
 
 SAMPLERS = {"ddpm": ddpm, "dpm_solver": dpm_solver, "ddim": ddim, "heun": heun, "euler_flow": euler_flow}
+
+
+def options_of(sampler: str) -> list[str]:
+    """Arguments of a sampler beyond those that all share, which are those of `ddpm`."""
+    return [name for name in signature(SAMPLERS[sampler]).parameters if name not in signature(ddpm).parameters]
