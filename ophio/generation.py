@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from tqdm import tqdm
 
 from ophio.autoencoder import Autoencoder
@@ -25,7 +26,7 @@ def generation_row(records: Sequence[Mapping], bands: Mapping[str, Sequence[floa
     """
     made = [record for record in records if "failed" not in record]
     column = {key: np.array([r[key] for r in made]) for key in made[0] if isinstance(made[0][key], (int, float))}
-    inside = {k: (column[k] >= bands[k][0]) & (column[k] <= bands[k][2]) for k in BANDED}
+    inside = within_bands(column, bands)
     residues = column["length"].sum()
 
     def share(passed: np.ndarray) -> float:
@@ -49,6 +50,13 @@ def generation_row(records: Sequence[Mapping], bands: Mapping[str, Sequence[floa
         "all_in_band": share(np.all(list(inside.values()), axis=0)),
         "seconds": float(column["seconds"].mean()),
     }
+
+
+def within_bands(
+    column: Mapping[str, np.ndarray], bands: Mapping[str, Sequence[float]]
+) -> dict[str, Bool[np.ndarray, "samples"]]:
+    """Which samples have helix, strand and compactness from the 10 % to the 90 % quantile, bounds included."""
+    return {key: (column[key] >= bands[key][0]) & (column[key] <= bands[key][2]) for key in BANDED}
 
 
 @torch.no_grad()

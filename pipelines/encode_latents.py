@@ -48,8 +48,9 @@ def main(
         print(f"{output}: encoded already, nothing to do")
         return
     chosen = {split: Corpus(corpus, split, min_length, max_length) for split in splits}
+    proteins = [read_backbone(file, limits) for file in files]  # before the long work: a bad file is named at once
     encoded = {split: encode_corpus(model, part) for split, part in chosen.items()}
-    own = encode_samples(model, [read_backbone(file, limits) for file in files]) if files else None
+    own = encode_samples(model, proteins) if files else None
     info = write_latents(folder, source, encoded, own, samples_share)
     print(f"{output}: {info['splits']} chains; 10-50-90 % bands {info['bands']}")
 

@@ -7,13 +7,14 @@ Reads `samples` (made by `ophio sample`), `report` (made by `ophio evaluate --fa
 data. pipelines/encode_latents.py takes them in with `samples`. Options: configs/select_samples.yaml.
 """
 
+import os
+import shutil
 from pathlib import Path
 
 from ophio.config import pipeline
 from ophio.errors import UserError
 from ophio.evaluation.evaluate import read_records
 from ophio.evaluation.selection import best_samples
-from ophio.files import write_whole
 from ophio.pretrained import read_card
 
 
@@ -23,9 +24,12 @@ def main(samples: str, report: str, output: str, model: str, share: float) -> No
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{output}: not empty; give another folder")
     best = best_samples(records, share, read_card(model)["bands"])
-    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
+    unfinished.mkdir(parents=True)
     for name in best:
-        write_whole(folder / name, (Path(samples) / name).read_bytes())
+        shutil.copyfile(Path(samples) / name, unfinished / name)
+    os.replace(unfinished, folder)  # whole or not at all: a part of the best would be learned from like the whole
     print(f"{output}: {len(best)} of {len(records)} samples")
 
 

@@ -216,7 +216,7 @@ def encode_samples(model: Autoencoder, proteins: Sequence[Protein], batch_residu
     batches = _batches(np.array([protein.num_residues for protein in proteins]), batch_residues)
     return _joined(
         [
-            _encode_batch(model, [proteins[k].center() for k in batch], [1.0] * len(batch), -1 - np.array(batch))
+            _encode_batch(model, [proteins[k].center() for k in batch], [1.0] * len(batch), np.array(batch))
             for batch in batches
         ]
     )

@@ -131,4 +131,5 @@ SAMPLERS = {"ddpm": ddpm, "dpm_solver": dpm_solver, "ddim": ddim, "heun": heun, 
 
 def options_of(sampler: str) -> list[str]:
     """Arguments of a sampler beyond those that all share, which are those of `ddpm`."""
-    return [name for name in signature(SAMPLERS[sampler]).parameters if name not in signature(ddpm).parameters]
+    shared = signature(ddpm).parameters
+    return [name for name in signature(SAMPLERS[sampler]).parameters if name not in shared]

@@ -93,7 +93,7 @@ class Evaluation:
                     pass
         finally:
             _collect(self.folder)
-        found = {_key(record)[:2]: record for record in _records(self.folder)}
+        found = _newest(self.folder)
         made = [found[item.group, item.name] for item in self.items]
         return sorted(made + self.absent, key=lambda record: GROUPS.index(record["group"]))
 
@@ -253,8 +253,9 @@ def read_records(folder: Path) -> list[dict]:
 
     Raises UserError where there are none.
     """
-    newest = {_key(record)[:2]: record for record in _records(folder)}
-    found = [record for (group, _), record in sorted(newest.items()) if group == SAMPLES and "failed" not in record]
+    found = [
+        record for (group, _), record in sorted(_newest(folder).items()) if group == SAMPLES and "failed" not in record
+    ]
     if not found:
         raise UserError(f"{folder}: no report of samples here; make it with `ophio evaluate`")
     return found
@@ -277,6 +278,11 @@ def _records(folder: Path) -> Iterator[dict]:
             yield record
 
 
+def _newest(folder: Path) -> dict[tuple[str, str], dict]:
+    """The newest record of each structure, by group and name."""
+    return {_key(record)[:2]: record for record in _records(folder)}
+
+
 def _key(record: dict) -> tuple[str, str, str]:
     return record["group"], record["name"], record["content"]
 
@@ -284,7 +290,7 @@ def _key(record: dict) -> tuple[str, str, str]:
 def _collect(folder: Path) -> None:
     """One file of records, the newest of each structure."""
     parts = list(folder.glob(f"{RECORDS}.part*"))
-    newest = {_key(record)[:2]: record for record in _records(folder)}
+    newest = _newest(folder)
     lines = (json.dumps(newest[key]) + "\n" for key in sorted(newest))
     write_whole(folder / RECORDS, "".join(lines).encode())
     for part in parts:

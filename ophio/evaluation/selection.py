@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ophio.errors import UserError
+from ophio.generation import BANDED, within_bands
 
 FEWEST = 32  # records: fewer cannot tell what is usual for a length and content
 WHOLE = 0.99  # valid residues
+USED = ("length", "energy", "valid_residues")  # of a record, beside what has a band
 
 
 def best_samples(
@@ -25,24 +27,23 @@ def best_samples(
         bands: 10, 50 and 90 % quantiles of helix, strand and compactness that samples have to lie within; None: any.
         absolute: how much the energy that is usual for length and content counts, beside how far a sample is below it.
 
-    Raises UserError for fewer than 32 records with energies, or where no sample is good enough.
+    Raises UserError for a share that is none, fewer than 32 records with energies, or where no sample is good enough.
     """
+    if not 0 < share <= 1:
+        raise UserError(f"share={share}: give a share above 0, at most 1")
     records = [record for record in records if record.get("energy") is not None]
     if len(records) < FEWEST:
         raise UserError(f"{len(records)} evaluated samples: give {FEWEST} or more to choose among")
-    length, helix, strand, energy = (
-        np.array([record[name] for record in records], float) for name in ("length", "helix", "strand", "energy")
-    )
+    column = {name: np.array([record[name] for record in records], float) for name in (*USED, *BANDED)}
+    length, helix, strand, energy = (column[name] for name in ("length", "helix", "strand", "energy"))
     energy, length = energy / length, length / 100
-    terms = [length**0, length, length**2, helix, strand, helix * strand, helix**2, strand**2]
-    usual = np.stack(terms, -1) @ np.linalg.lstsq(np.stack(terms, -1), energy, rcond=None)[0]
+    terms = np.stack([length**0, length, length**2, helix, strand, helix * strand, helix**2, strand**2], axis=-1)
+    usual = terms @ np.linalg.lstsq(terms, energy, rcond=None)[0]
     order = np.argsort(energy - (1 - absolute) * usual)
-    fit = [records[k]["name"] for k in order if _is_sound(records[k], bands)][: round(share * len(records))]
+    sound = column["valid_residues"] >= WHOLE
+    if bands is not None:
+        sound &= np.all(list(within_bands(column, bands).values()), axis=0)
+    fit = [records[k]["name"] for k in order[sound[order]]][: round(share * len(records))]
     if not fit:
         raise UserError("none of the samples is valid and within the bands of helix, strand and size")
     return fit
-
-
-def _is_sound(record: Mapping, bands: Mapping[str, Sequence[float]] | None) -> bool:
-    inside = (low <= record[name] <= high for name, (low, _, high) in (bands or {}).items())
-    return record["valid_residues"] >= WHOLE and all(inside)
