@@ -289,7 +289,8 @@ def test_forked_workers_make_what_one_process_makes(model, tmp_path):
 
 def test_an_error_in_a_forked_worker_is_raised_here():
     def fails(job):
-        raise UserError(f"job {job}")
+        if job == 1:  # of several that fail, any may be the first to end
+            raise UserError(f"job {job}")
 
     with pytest.raises(UserError, match="job 1"):
         list(each_forked(fails, [1, 2, 3], num_workers=2))
