@@ -1,12 +1,14 @@
-"""Samples and the report of their evaluation -> the best of them, for a model to learn from.
+"""Samples and the report of some of them -> the best of all, for a model to learn from.
 
     python pipelines/select_samples.py samples=SAMPLES report=REPORT output=BEST
 
-Reads `samples` (made by `ophio sample`), `report` (made by `ophio evaluate --fast`) and the card of `model`; writes
-`output`: copies of the structures with the lowest energy for their length and content, within the bands of the training
-data. pipelines/encode_latents.py takes them in with `samples`. Options: configs/select_samples.yaml.
+Reads `samples` (made by `ophio sample`), `report` (of all or some hundreds of them: `ophio evaluate SAMPLES --fast
+--num 1000`) and `model`, which made them; writes `output`: copies of the structures with the lowest energy for their
+length, common folds marked down. Energies that the report does not have are told from what the denoiser sees.
+pipelines/encode_latents.py takes them in with `samples`. Options: configs/select_samples.yaml.
 """
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -14,23 +16,34 @@ from pathlib import Path
 from ophio.config import pipeline
 from ophio.errors import UserError
 from ophio.evaluation.evaluate import read_records
-from ophio.evaluation.selection import best_samples
-from ophio.pretrained import read_card
+from ophio.evaluation.selection import best_samples, judged
+from ophio.evaluation.structures import structure_files
+from ophio.io import read_structure
+from ophio.pretrained import load_diffusion, read_card
 
 
 @pipeline("select_samples")
-def main(samples: str, report: str, output: str, model: str, share: float) -> None:
+def main(
+    samples: str, report: str, output: str, model: str, share: float, commonness: float, banded: list[str], seed: int
+) -> None:
     folder, records = Path(output), read_records(Path(report))
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{output}: not empty; give another folder")
-    best = best_samples(records, share, read_card(model)["bands"])
+    files, bands = structure_files(Path(samples))[0], read_card(model)["bands"]
+    measured = {record["name"]: record["energy"] for record in records if record.get("energy") is not None}
+    energies = [measured.get(file.name, math.nan) for file in files]
+    columns, correlation = judged([read_structure(file) for file in files], energies, *load_diffusion(model), seed)
+    best = [files[k] for k in best_samples(columns, share, bands, banded, commonness)]
     unfinished = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
     unfinished.mkdir(parents=True)
-    for name in best:
-        shutil.copyfile(Path(samples) / name, unfinished / name)
+    for file in best:
+        shutil.copyfile(file, unfinished / file.name)
     os.replace(unfinished, folder)  # whole or not at all: a part of the best would be learned from like the whole
-    print(f"{output}: {len(best)} of {len(records)} samples")
+    print(
+        f"{output}: {len(best)} of {len(files)} samples; {len(measured)} energies measured, the others told "
+        f"(correlation {correlation:.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ def exact(x, sigma):
         (dpm_solver, 200, {}),
         (dpm_solver, 200, {"tau2": 0.0}),
         (dpm_solver, 300, {"tau2": 2.0}),
+        (dpm_solver, 300, {"tau2": 0.5, "late": 1.0, "late_tau2": 2.0}),
         (ddim, 100, {}),
         (ddim, 300, {"eta": 1.0}),
         (heun, 40, {}),
@@ -187,6 +188,22 @@ def test_dpm_solver_without_fresh_noise_is_deterministic():
     start = centred_noise(like) * float(sigmas[0])
     ends = [dpm_solver(exact, start, sigmas, lambda: centred_noise(like), tau2=tau2) for tau2 in (0.0, 0.0, 1.0, 1.0)]
     assert torch.equal(ends[0].features, ends[1].features) and not torch.equal(ends[2].features, ends[3].features)
+
+
+def test_late_steps_have_a_temperature_of_their_own():
+    like, sigmas = blank(count=500), EDM().sigmas(60)
+
+    def end(scale: float, **options: float) -> Cloud:
+        torch.manual_seed(1)
+        start = centred_noise(like) * (float(sigmas[0]) * scale)
+        return dpm_solver(exact, start, sigmas, lambda: centred_noise(like), scale, **options)
+
+    cold, hot = end(0.4, tau2=2.0), end(1.0)
+    as_cold = end(0.8, late=math.inf, late_noise_scale=0.5, late_tau2=2.0)
+    assert torch.allclose(end(1.0, late=1e-6, late_noise_scale=0.1, late_tau2=9.0).features, hot.features)
+    assert torch.allclose(as_cold.features, cold.features, atol=0.05)  # but for the first noise, long forgotten
+    spread = [float(c.features.std()) for c in (cold, end(1.0, late=0.3, late_noise_scale=0.4, late_tau2=2.0), hot)]
+    assert spread[0] < spread[1] - 0.02 and spread[1] < spread[2] - 0.02
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -14,51 +14,84 @@ from ophio.autoencoder import Autoencoder
 from ophio.data.latents import LatentCorpus, encode_samples, mixed, write_latents
 from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
-from ophio.evaluation.selection import best_samples
+from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants
+from ophio.evaluation.selection import best_samples, judged
+from ophio.geometry import random_rotation
 from ophio.io import write_structure
-from ophio.pretrained import read_card
+from ophio.pretrained import load_diffusion, read_card
 
 ROOT = Path(__file__).parents[1]
 BANDS = {"helix": [0.0, 0.3, 0.7], "strand": [0.0, 0.2, 0.45], "compactness": [2.1, 2.2, 2.5]}
 
 
-def records(count: int = 300) -> list[dict]:
-    """Energies that fall with strand content and rise with length, and a part of each sample's own, `better`."""
+def columns(count: int = 300) -> dict[str, np.ndarray]:
+    """Energies that rise with length, and a part of each sample's own, `better`; half of the folds are common ones."""
     rng = np.random.default_rng(0)
-    made = []
-    for k in range(count):
-        length, helix = int(rng.integers(50, 110)), float(rng.uniform(0, 0.5))
-        strand, better = float(rng.uniform(0, 0.4)), float(rng.normal())
-        energy = length * (-2 + length / 100 - 2 * strand - 0.5 * better)
-        one = {"name": f"{k}.pdb", "length": length, "helix": helix, "strand": strand, "compactness": 2.2}
-        made.append(one | {"energy": energy, "valid_residues": 1.0, "better": better})
-    return made
+    length, better = rng.integers(50, 110, count), rng.normal(size=count)
+    common = np.where(np.arange(count) % 2, 4.0, 0.0)
+    energy = -2 + length / 100 - 0.5 * better - 0.1 * common
+    content = {"helix": rng.uniform(0, 0.5, count), "strand": rng.uniform(0, 0.4, count)}
+    whole = {"compactness": np.full(count, 2.2), "valid_residues": np.ones(count)}
+    return {"length": length, "energy": energy, "commonness": common, "better": better} | content | whole
 
 
-def test_the_chosen_are_better_than_usual_for_their_length_and_content():
-    every = records()
-    chosen = {name for name in best_samples(every, 0.2, BANDS, absolute=0.0)}
+def test_the_chosen_are_better_than_usual_for_their_length_and_common_folds_are_marked_down():
+    every = columns()
+    chosen = best_samples(every, 0.2, BANDS, weight=0.1)  # takes away what common folds are ahead by
     assert len(chosen) == 60
-    better = {record["name"]: record["better"] for record in every}
-    threshold = sorted(better.values())[-60]
-    assert np.mean([better[name] >= threshold for name in chosen]) > 0.9
-    strand = [record["strand"] for record in every if record["name"] in chosen]
-    assert abs(np.mean(strand) - 0.2) < 0.05  # of the cheap strand no more than there was
-    by_energy = best_samples(every, 0.2, BANDS, absolute=1.0)
-    assert np.mean([record["strand"] for record in every if record["name"] in by_energy]) > np.mean(strand) + 0.03
+    assert np.mean(every["better"][chosen] >= np.sort(every["better"])[-60]) > 0.8
+    assert np.corrcoef(every["better"][chosen], np.arange(60))[0, 1] < -0.9  # the best first
+    assert abs(every["length"][chosen].mean() - every["length"].mean()) < 5
+    shares = [np.mean(every["commonness"][best_samples(every, 0.2, BANDS, weight=w)] > 0) for w in (0.0, 0.1, 0.3)]
+    assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2
 
 
 def test_what_is_broken_or_unusual_is_not_chosen():
-    every = records()
-    for record, change in zip(
-        every, [{"valid_residues": 0.9}, {"helix": 0.8}, {"compactness": 2.0}] * 50, strict=False
-    ):
-        record |= change | {"energy": record["energy"] - 1000}
-    assert not {record["name"] for record in every[:150]} & set(best_samples(every, 1.0, BANDS))
+    every = columns()
+    for name, bad in (("valid_residues", 0.9), ("helix", 0.8), ("compactness", 2.0)):
+        changed = every | {name: every[name].copy(), "energy": every["energy"].copy()}
+        changed[name][:50], changed["energy"][:50] = bad, -100.0
+        assert min(best_samples(changed, 1.0, BANDS, ["helix", "compactness"])) == 50
+        assert (min(best_samples(changed, 1.0, BANDS, [])) == 50) == (name == "valid_residues")
     with pytest.raises(UserError, match="none of the samples"):
         best_samples(every, 0.5, BANDS | {"compactness": [9.0, 9.0, 9.0]})
-    with pytest.raises(UserError, match="31 evaluated samples"):
-        best_samples(every[:31], 0.5)
+    with pytest.raises(UserError, match="no colour; there are helix"):
+        best_samples(every, 0.5, BANDS, ["colour"])
+    with pytest.raises(UserError, match="share=0.0"):
+        best_samples(every, 0.0, BANDS)
+
+
+def test_a_linear_map_tells_values_it_was_not_fitted_to():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 120))
+    y = 3 + x[:, :5].sum(1)
+    told = LinearMap.fit(x[:150], y[:150], shrinkage=10.0)(x[150:])
+    assert np.corrcoef(told, y[150:])[0, 1] > 0.5 and abs(told.mean() - y[150:].mean()) < 1
+    assert correlation(x, y) > 0.4
+    assert abs(correlation(x, rng.normal(size=200))) < 0.25
+
+
+def test_common_folds_are_those_with_many_alike():
+    chain, other = read(CLOSED)[1], read(OPEN)[1]
+    alike = [chain.ca[k : k + 60] + 0.1 * torch.randn(60, 3) for k in (0, 0, 1, 1)]
+    traces = [*alike, other.ca[100:160], chain.ca[:150]]
+    assert np.allclose(commonness(traces), np.log1p([3, 3, 3, 3, 0, 0]))
+    assert commonness(traces[:1]).tolist() == [0.0]
+
+
+def test_invariants_do_not_turn_with_the_chain_nor_depend_on_its_company():
+    """The noise does not turn with the chain, so they agree only as far as they do for another noise."""
+    diffusion, autoencoder = load_diffusion("mini_diffusion")
+    chain = read(CLOSED)[1]
+    chains = [chain.crop(0, 60), chain.crop(100, 180), chain.crop(20, 90)]
+    seen = invariants(diffusion, autoencoder, chains)
+    assert seen.shape[0] == 3 and np.isfinite(seen).all()
+    turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains])
+    noised = invariants(diffusion, autoencoder, chains, seed=1)
+    apart = np.linalg.norm(seen[0] - seen[1])
+    assert np.linalg.norm(seen - turned, axis=1).max() < 2 * np.linalg.norm(seen - noised, axis=1).max() < apart
+    swapped = invariants(diffusion, autoencoder, chains[::-1])[::-1]
+    assert np.allclose(seen, swapped, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +130,23 @@ def test_from_a_report_to_latents(tmp_path):
     samples, report = tmp_path / "samples", tmp_path / "report"
     samples.mkdir()
     report.mkdir()
-    chain, every = read(CLOSED)[1], records(40)
-    bands = read_card("mini_diffusion")["bands"]
-    for record in every:
-        write_structure(chain.crop(0, 60), samples / record["name"])
-        record |= {"group": "samples", "content": "", "compactness": bands["compactness"][1]}
-    lines = [json.dumps(record) + "\n" for record in [*every, {"group": "noised", "name": "0.pdb", "content": ""}]]
+    chain, records = read(CLOSED)[1], []
+    for k in range(50):
+        write_structure(chain.crop(2 * k, 2 * k + 60 + k), samples / f"{k}.pdb")
+        energy = {"energy": -100.0 - (100 if k in (5, 6) else k % 7)} if k < 40 else {}
+        records.append({"group": "samples", "name": f"{k}.pdb", "content": "", "length": 60 + k} | energy)
+    lines = [json.dumps(record) + "\n" for record in [*records, {"group": "noised", "name": "0.pdb", "content": ""}]]
     (report / "records.jsonl").write_text("".join(lines))
 
     select = runpy.run_path(str(ROOT / "pipelines" / "select_samples.py"))["main"]
-    options = (f"samples={samples}", f"report={report}", f"output={tmp_path / 'best'}", "share=0.25")
+    options = (f"samples={samples}", f"report={report}", f"output={tmp_path / 'best'}", "share=0.2", "banded=[]")
     assert run_pipeline(select, "select_samples", *options) == 0
-    chosen = sorted(path.name for path in (tmp_path / "best").iterdir())
-    assert chosen == sorted(best_samples(every, 0.25, bands)) and len(chosen) == 10
+    chosen = {path.name for path in (tmp_path / "best").iterdir()}
+    assert len(chosen) == 10 and {"5.pdb", "6.pdb"} < chosen
     assert run_pipeline(select, "select_samples", *options) == 2  # would be mixed with what is there
     assert run_pipeline(select, "select_samples", f"samples={samples}", f"report={tmp_path}", "output=x") == 2
+    (report / "records.jsonl").write_text("".join(lines[:31]))
+    assert run_pipeline(select, "select_samples", *options[:2], f"output={tmp_path / 'few'}") == 2
 
     prepare = runpy.run_path(str(ROOT / "pipelines" / "prepare_data.py"))["main"]
     corpus = ("folder.split={train:1}", "filters.min_length=40", "num_workers=1", f"output={tmp_path / 'corpus'}")

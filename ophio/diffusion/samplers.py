@@ -38,7 +38,15 @@ def ddpm(denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw
 
 
 def dpm_solver(
-    denoise: Denoise, x: Cloud, sigmas: Float[Tensor, "levels"], draw: Draw, noise_scale: float = 1.0, tau2: float = 1.0
+    denoise: Denoise,
+    x: Cloud,
+    sigmas: Float[Tensor, "levels"],
+    draw: Draw,
+    noise_scale: float = 1.0,
+    tau2: float = 1.0,
+    late: float = 0.0,
+    late_noise_scale: float = 1.0,
+    late_tau2: float = 1.0,
 ) -> Cloud:
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 4): ancestral sampling of second order.
 
@@ -47,17 +55,21 @@ def dpm_solver(
     `tau2` is how much fresh noise a step puts in, and how much more it takes out for that: 0 none, 1 as the algorithm
     has it, above 1 more (tau squared of Xue et al. 2023, arXiv:2309.05019). For exact estimates all lead to the same
     distribution; fresh noise undoes part of the errors of estimates that are not.
+
+    Steps from sigma `late` or below multiply `noise_scale` by `late_noise_scale`, and `late_tau2` takes the place of
+    `tau2`: a fold may be chosen at a higher temperature than it is then worked out at.
     """
     previous, last_step = None, math.inf
     for sigma, following in pairwise(sigmas.tolist()):
+        scale, fresh = (noise_scale * late_noise_scale, late_tau2) if sigma <= late else (noise_scale, tau2)
         denoised = target = denoise(x, sigma)
         step = math.log(sigma / following) if following else 0.0  # the last one ends in the estimate itself
         if previous is not None:
             target = denoised + (denoised - previous) * (0.5 * step / last_step)
         previous, last_step = denoised, step
-        kept = (following / sigma) ** (1 + tau2)
+        kept = (following / sigma) ** (1 + fresh)
         x = target + (x - target) * kept
-        x = x + draw() * (noise_scale * following * math.sqrt(1 - (following / sigma) ** (2 * tau2)))
+        x = x + draw() * (scale * following * math.sqrt(1 - (following / sigma) ** (2 * fresh)))
     return x
 
 

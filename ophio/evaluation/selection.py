@@ -1,49 +1,91 @@
-"""Which samples a model should learn from: those that fold best for their length and content.
+"""Which samples a model should learn from: those that would fold best, of folds that are not the commonest.
 
 A model trained further on its own best samples makes more like them (reward-ranked fine-tuning: Dong et al. 2023,
-arXiv:2304.06767). Energies depend on length and content; chosen by energy alone, samples would soon be all alike.
+arXiv:2304.06767). Chosen by energy alone, samples would soon be all alike. A model needs thousands of them, so the
+energies of some hundreds are measured and those of the others told from them (`foldability`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from ophio.autoencoder import Autoencoder
+from ophio.diffusion import LatentDiffusion
 from ophio.errors import UserError
+from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants
 from ophio.generation import BANDED, within_bands
+from ophio.protein import Protein
+from ophio.sampling import report_of
 
-FEWEST = 32  # records: fewer cannot tell what is usual for a length and content
+FEWEST = 32  # measured energies: fewer cannot tell those of others
 WHOLE = 0.99  # valid residues
-USED = ("length", "energy", "valid_residues")  # of a record, beside what has a band
+
+Columns = dict[str, np.ndarray]
+
+
+def judged(
+    proteins: Sequence[Protein],
+    energies: Sequence[float],
+    diffusion: LatentDiffusion,
+    autoencoder: Autoencoder,
+    seed: int = 0,
+) -> tuple[Columns, float]:
+    """What is to be known of every sample, and how well the energies of those without one are told.
+
+    Columns: length, valid_residues, helix, strand, compactness (`sampling.report_of`); energy of a residue, as measured
+    or else told; commonness of the fold, told for all from the measured ones.
+
+    Args:
+        energies: of each sample (`ophio evaluate --fast`); NaN where it was not measured.
+
+    Returns the columns and the correlation of told with measured energies of a residue, by cross-validation.
+
+    Raises UserError for fewer than 32 measured energies.
+    """
+    lengths = np.array([protein.num_residues for protein in proteins])
+    energy = np.array(energies, dtype=float) / lengths
+    measured = ~np.isnan(energy)
+    if measured.sum() < FEWEST:
+        raise UserError(f"{measured.sum()} evaluated samples: give {FEWEST} or more to choose by")
+    seen = invariants(diffusion, autoencoder, proteins, seed)
+    known, target = seen[measured], energy[measured]
+    common = commonness([protein.ca for protein, ok in zip(proteins, measured, strict=True) if ok], seed)
+    energy[~measured] = LinearMap.fit(known, target)(seen[~measured])
+    reports = [report_of(protein) for protein in proteins]
+    columns = {name: np.array([report[name] for report in reports]) for name in ("valid_residues", *BANDED)}
+    told = {"length": lengths, "energy": energy, "commonness": LinearMap.fit(known, common)(seen)}
+    return columns | told, correlation(known, target)
 
 
 def best_samples(
-    records: Sequence[Mapping], share: float, bands: Mapping[str, Sequence[float]] | None = None, absolute: float = 0.25
-) -> list[str]:
-    """Names of samples with the lowest energy a residue for their length, helix and strand content, the best first.
+    columns: Mapping[str, np.ndarray],
+    share: float,
+    bands: Mapping[str, Sequence[float]],
+    banded: Collection[str] = ("compactness",),
+    weight: float = 0.3,
+) -> list[int]:
+    """Which samples have the lowest energy + `weight` * commonness for their length, the best first.
 
     Args:
-        records: of `ophio evaluate` (`--fast` will do).
-        share: of all records, how many at most.
-        bands: 10, 50 and 90 % quantiles of helix, strand and compactness that samples have to lie within; None: any.
-        absolute: how much the energy that is usual for length and content counts, beside how far a sample is below it.
+        columns: of `judged`.
+        share: of all samples, how many at most.
+        bands: 10, 50 and 90 % quantiles of helix, strand and compactness.
+        banded: in which of these bands a sample has to lie.
+        weight: of commonness, in energy of a residue.
 
-    Raises UserError for a share that is none, fewer than 32 records with energies, or where no sample is good enough.
+    Raises UserError for a share that is none, a band that is none, or where no sample is good enough.
     """
     if not 0 < share <= 1:
         raise UserError(f"share={share}: give a share above 0, at most 1")
-    records = [record for record in records if record.get("energy") is not None]
-    if len(records) < FEWEST:
-        raise UserError(f"{len(records)} evaluated samples: give {FEWEST} or more to choose among")
-    column = {name: np.array([record[name] for record in records], float) for name in (*USED, *BANDED)}
-    length, helix, strand, energy = (column[name] for name in ("length", "helix", "strand", "energy"))
-    energy, length = energy / length, length / 100
-    terms = np.stack([length**0, length, length**2, helix, strand, helix * strand, helix**2, strand**2], axis=-1)
-    usual = terms @ np.linalg.lstsq(terms, energy, rcond=None)[0]
-    order = np.argsort(energy - (1 - absolute) * usual)
-    sound = column["valid_residues"] >= WHOLE
-    if bands is not None:
-        sound &= np.all(list(within_bands(column, bands).values()), axis=0)
-    fit = [records[k]["name"] for k in order[sound[order]]][: round(share * len(records))]
-    if not fit:
-        raise UserError("none of the samples is valid and within the bands of helix, strand and size")
-    return fit
+    if unknown := set(banded) - set(BANDED):
+        raise UserError(f"banded: no {', '.join(sorted(unknown))}; there are {', '.join(BANDED)}")
+    length = columns["length"] / 100
+    score = columns["energy"] + weight * columns["commonness"]
+    terms = np.stack([length**0, length, length**2], axis=-1)
+    order = np.argsort(score - terms @ np.linalg.lstsq(terms, score, rcond=None)[0])
+    inside = within_bands(columns, bands)
+    sound = np.all([columns["valid_residues"] >= WHOLE, *(inside[name] for name in banded)], axis=0)
+    chosen = order[sound[order]][: round(share * len(order))]
+    if not len(chosen):
+        raise UserError("none of the samples is valid and within the bands")
+    return chosen.tolist()
