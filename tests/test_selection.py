@@ -15,10 +15,10 @@ from ophio.data.latents import LatentCorpus, encode_samples, mixed, write_latent
 from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
 from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants
-from ophio.evaluation.selection import best_samples, judged
+from ophio.evaluation.selection import best_samples
 from ophio.geometry import random_rotation
 from ophio.io import write_structure
-from ophio.pretrained import load_diffusion, read_card
+from ophio.pretrained import load_diffusion
 
 ROOT = Path(__file__).parents[1]
 BANDS = {"helix": [0.0, 0.3, 0.7], "strand": [0.0, 0.2, 0.45], "compactness": [2.1, 2.2, 2.5]}
