@@ -68,8 +68,8 @@ def invariants(
 ) -> Float[np.ndarray, "proteins features"]:
     """Of each chain: what the denoiser makes of its latent at three noise levels, its length, content and compactness.
 
-    Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block of the second
-    half. The noise is drawn with `seed`.
+    Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block from the middle
+    on. The noise is drawn with `seed`.
     """
     order = np.argsort([protein.num_residues for protein in proteins], kind="stable")
     generator = torch.Generator().manual_seed(seed)
@@ -108,12 +108,12 @@ def _seen(
 
 @contextmanager
 def _recorded(diffusion: LatentDiffusion) -> Iterator[list[Tensor]]:
-    """What every other block of the denoiser's second half gives, the last one among them."""
+    """What every other block of the denoiser gives, from the middle on."""
     outputs: list[Tensor] = []
     blocks = list(diffusion.denoiser.blocks)
     hooks = [
         block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for block in reversed(blocks[: len(blocks) // 2 - 1 : -2])
+        for block in blocks[max(0, len(blocks) // 2 - 1) :: 2]
     ]
     try:
         yield outputs
