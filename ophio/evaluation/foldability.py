@@ -5,7 +5,7 @@ linear map of the invariants of what it sees, fitted to some hundreds of structu
 of the others are worth it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,7 +107,7 @@ def _seen(
 
 
 @contextmanager
-def _recorded(diffusion: LatentDiffusion) -> Iterator[list[Tensor]]:
+def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor]]:
     """What every other block of the denoiser gives, from the middle on."""
     outputs: list[Tensor] = []
     blocks = list(diffusion.denoiser.blocks)
