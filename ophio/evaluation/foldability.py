@@ -107,7 +107,7 @@ def _seen(
 
 
 @contextmanager
-def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor]]:
+def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor], None, None]:
     """What every other block of the denoiser gives, from the middle on."""
     outputs: list[Tensor] = []
     blocks = list(diffusion.denoiser.blocks)
