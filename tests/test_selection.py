@@ -19,6 +19,7 @@ from ophio.evaluation.selection import best_samples
 from ophio.geometry import random_rotation
 from ophio.io import write_structure
 from ophio.pretrained import load_diffusion
+from ophio.sampling import report_of
 
 ROOT = Path(__file__).parents[1]
 BANDS = {"helix": [0.0, 0.3, 0.7], "strand": [0.0, 0.2, 0.45], "compactness": [2.1, 2.2, 2.5]}
@@ -84,13 +85,14 @@ def test_invariants_do_not_turn_with_the_chain_nor_depend_on_its_company():
     diffusion, autoencoder = load_diffusion("mini_diffusion")
     chain = read(CLOSED)[1]
     chains = [chain.crop(0, 60), chain.crop(100, 180), chain.crop(20, 90)]
-    seen = invariants(diffusion, autoencoder, chains)
+    reports = [report_of(c) for c in chains]
+    seen = invariants(diffusion, autoencoder, chains, reports)
     assert seen.shape[0] == 3 and np.isfinite(seen).all()
-    turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains])
-    noised = invariants(diffusion, autoencoder, chains, seed=1)
+    turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains], reports)
+    noised = invariants(diffusion, autoencoder, chains, reports, seed=1)
     apart = np.linalg.norm(seen[0] - seen[1])
     assert np.linalg.norm(seen - turned, axis=1).max() < 2 * np.linalg.norm(seen - noised, axis=1).max() < apart
-    swapped = invariants(diffusion, autoencoder, chains[::-1])[::-1]
+    swapped = invariants(diffusion, autoencoder, chains[::-1], reports[::-1])[::-1]
     assert np.allclose(seen, swapped, rtol=1e-3, atol=1e-3)
 
 

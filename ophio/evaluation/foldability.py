@@ -5,21 +5,21 @@ linear map of the invariants of what it sees, fitted to some hundreds of structu
 of the others are worth it.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
 from ophio.diffusion import DESIGNED, Conditions, LatentDiffusion
 from ophio.diffusion.process import centred_noise
-from ophio.metrics import COMPACT_EXPONENT, helix_strand_content, radius_of_gyration
-from ophio.metrics.alignment import coarse_tm, in_batches, tm_scores
+from ophio.generation import BANDED
+from ophio.metrics.alignment import likely_alike, tm_scores
 from ophio.protein import Protein, stack
 
 LEVELS = (1.4, 0.9, 0.3)  # sigma at which the denoiser looks
@@ -64,26 +64,32 @@ def correlation(x: Float[np.ndarray, "samples features"], y: Float[np.ndarray, "
 
 @torch.no_grad()
 def invariants(
-    diffusion: LatentDiffusion, autoencoder: Autoencoder, proteins: Sequence[Protein], seed: int = 0
+    diffusion: LatentDiffusion,
+    autoencoder: Autoencoder,
+    proteins: Sequence[Protein],
+    reports: Sequence[Mapping[str, float]],
+    seed: int = 0,
 ) -> Float[np.ndarray, "proteins features"]:
     """Of each chain: what the denoiser makes of its latent at three noise levels, its length, content and compactness.
 
     Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block from the middle
-    on. The noise is drawn with `seed`.
+    on. `reports`: of `sampling.report_of`. The noise is drawn with `seed`.
     """
-    order = np.argsort([protein.num_residues for protein in proteins], kind="stable")
+    lengths = [protein.num_residues for protein in proteins]
+    facts = np.column_stack([lengths, [[report[name] for name in BANDED] for report in reports]])
+    order = np.argsort(lengths, kind="stable")
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for chosen in np.split(order, range(BATCH, len(order), BATCH)):
         batch = stack([proteins[k].center() for k in chosen])
         latent = diffusion.standardizer(autoencoder.encode(batch).cloud.center())
-        facts = _facts([proteins[k] for k in chosen])
-        asked = torch.from_numpy(facts[:, 1:]).float()
+        asked = torch.from_numpy(facts[chosen, 1:]).float()
         asked = torch.cat([asked, torch.full_like(asked[:, :1], DESIGNED["designed"])], dim=-1)
-        conditions = Conditions(torch.from_numpy(facts[:, 0]).long(), asked)
-        generators = [torch.Generator().manual_seed(int(s)) for s in _seeds(generator, len(chosen))]
+        conditions = Conditions(torch.from_numpy(facts[chosen, 0]).long(), asked)
+        seeds = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
         seen = [_seen(diffusion, latent, conditions, sigma, generators) for sigma in LEVELS]
-        parts.append(np.concatenate([torch.cat(seen, dim=-1).numpy(), _terms(facts)], axis=-1))
+        parts.append(np.concatenate([torch.cat(seen, dim=-1).numpy(), _terms(facts[chosen])], axis=-1))
     result = np.concatenate(parts)
     result[order] = result.copy()
     return result
@@ -122,24 +128,11 @@ def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor], None, None]
             hook.remove()
 
 
-def _facts(proteins: Sequence[Protein]) -> Float[np.ndarray, "proteins 4"]:
-    """Residues, fractions of helix and strand, compactness."""
-    batch = stack(list(proteins))
-    length = np.array([protein.num_residues for protein in proteins], dtype=float)
-    radius = radius_of_gyration(batch.positions, batch.atom_mask).numpy()
-    content = np.array([helix_strand_content(protein) for protein in proteins], dtype=float)
-    return np.column_stack([length, content, radius / length**COMPACT_EXPONENT])
-
-
 def _terms(facts: Float[np.ndarray, "proteins 4"]) -> Float[np.ndarray, "proteins _"]:
     """Once for each noise level, so that they are shrunk no more than what the denoiser sees."""
     length, (helix, strand) = facts[:, 0] / 100, facts[:, 1:3].T
     products = [length, length**2, helix**2, helix * strand, strand**2]
     return np.tile(np.column_stack([facts[:, 1:], *products]), len(LEVELS))
-
-
-def _seeds(generator: torch.Generator, count: int) -> Int[Tensor, "count"]:
-    return torch.randint(2**62, (count,), generator=generator)
 
 
 def commonness(traces: Sequence[Float[Tensor, "_ 3"]], seed: int = 0) -> Float[np.ndarray, "traces"]:
@@ -152,11 +145,8 @@ def commonness(traces: Sequence[Float[Tensor, "_ 3"]], seed: int = 0) -> Float[n
     lengths = torch.tensor([len(trace) for trace in traces])[pairs]
     longer, shorter = lengths.amax(-1), lengths.amin(-1)
     possible = (shorter > ALIKE * longer) & (pairs[:, 0] != pairs[:, 1])
-    pairs, query, longer = pairs[possible], lengths[possible, 0], longer[possible]
+    pairs = likely_alike(traces, pairs[possible], SCREEN)
     count = torch.zeros(len(traces))
-    if len(pairs):
-        estimate = in_batches(coarse_tm, traces, traces, pairs) * query / longer
-        pairs = pairs[estimate >= SCREEN]
     if len(pairs):
         alike = tm_scores(traces, traces, pairs).amin(-1) > ALIKE
         count.index_add_(0, pairs[alike, 0], torch.ones(int(alike.sum())))

@@ -47,11 +47,11 @@ def judged(
     measured = ~np.isnan(energy)
     if measured.sum() < FEWEST:
         raise UserError(f"{measured.sum()} evaluated samples: give {FEWEST} or more to choose by")
-    seen = invariants(diffusion, autoencoder, proteins, seed)
+    reports = [report_of(protein) for protein in proteins]
+    seen = invariants(diffusion, autoencoder, proteins, reports, seed)
     known, target = seen[measured], energy[measured]
     common = commonness([protein.ca for protein, ok in zip(proteins, measured, strict=True) if ok], seed)
     energy[~measured] = LinearMap.fit(known, target)(seen[~measured])
-    reports = [report_of(protein) for protein in proteins]
     columns = {name: np.array([report[name] for report in reports]) for name in ("valid_residues", *BANDED)}
     told = {"length": lengths, "energy": energy, "commonness": LinearMap.fit(known, common)(seen)}
     return columns | told, correlation(known, target)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ophio.errors import UserError
 from ophio.generation import COPY
-from ophio.metrics.alignment import coarse_tm, in_batches, tm_scores
+from ophio.metrics.alignment import likely_alike, tm_scores
 from ophio.metrics.novelty import cluster
 from ophio.reconstruction import bootstrap_interval
 
@@ -144,17 +144,9 @@ def _tm_matrix(traces: Sequence[Tensor], wanted: Int[Tensor, "p 2"], complete: b
     matrix = torch.full((len(traces), len(traces)), torch.nan)
     matrix.fill_diagonal_(1.0)
     if not complete:
-        wanted = torch.cat([wanted, _alike(traces)])
+        wanted = torch.cat([wanted, likely_alike(traces, torch.combinations(torch.arange(len(traces))), SCREEN)])
     if len(wanted):
         wanted = wanted.unique(dim=0)
         i, j = wanted.T
         matrix[i, j], matrix[j, i] = tm_scores(traces, traces, wanted).unbind(-1)
     return matrix
-
-
-def _alike(traces: Sequence[Tensor]) -> Int[Tensor, "p 2"]:
-    """Pairs whose estimated TM-score, normalised by the longer trace, reaches SCREEN."""
-    pairs = torch.combinations(torch.arange(len(traces)))
-    query, target = torch.tensor([len(trace) for trace in traces])[pairs].unbind(-1)
-    estimate = in_batches(coarse_tm, traces, traces, pairs) * query / torch.maximum(query, target)
-    return pairs[estimate >= SCREEN]

@@ -106,6 +106,17 @@ def tm_scores(
     return in_batches(lambda *batch: torch.stack(tm_align(*batch)[:2], -1), queries, targets, pairs)
 
 
+def likely_alike(
+    structures: Sequence[Float[Tensor, "_ 3"]], pairs: Int[Tensor, "p 2"], estimate: float
+) -> Int[Tensor, "kept 2"]:
+    """The `pairs` of CA traces (Å) whose `coarse_tm`, normalised by the longer trace, reaches `estimate`."""
+    if not len(pairs):
+        return pairs
+    query, target = torch.tensor([len(structure) for structure in structures])[pairs].unbind(-1)
+    scores = in_batches(coarse_tm, structures, structures, pairs) * query / torch.maximum(query, target)
+    return pairs[scores >= estimate]
+
+
 def pairwise_tm(structures: Sequence[Float[Tensor, "_ 3"]]) -> Float[Tensor, "s s"]:
     """TM-scores of all pairs of CA traces (Å); entry i, j is normalised by the length of structure i, the diagonal 1."""
     pairs = torch.combinations(torch.arange(len(structures)))
