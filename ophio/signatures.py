@@ -36,6 +36,19 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
+def as_annotated(options: Mapping[str, Any], run: Callable[..., Any]) -> dict[str, Any]:
+    """Options that `check` has passed, with whole numbers as floats where the signature has floats: 5 and 5.0 are one
+    number to who writes YAML, but not to who reads the type."""
+    hints = typing.get_type_hints(run.__init__ if inspect.isclass(run) else run)
+    return {key: _converted(value, hints.get(key)) for key, value in options.items()}
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    if isinstance(value, list) and typing.get_origin(hint) in (list, Sequence):
+        return [_converted(item, typing.get_args(hint)[0]) for item in value]
+    return float(value) if hint is float and type(value) is int else value
+
+
 def _check_call(arguments: Mapping[str, Any], function: Callable[..., Any], path: str) -> None:
     parameters = {
         name: parameter

@@ -20,7 +20,7 @@ from ophio.latents import encoder_fingerprint
 from ophio.pretrained import KNOWN, load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 from ophio.sampling import SamplerSettings
-from ophio.signatures import check, plain
+from ophio.signatures import as_annotated, check, plain
 
 KEPT = (
     "encoder", "chains", "lengths", "bands", "typical", "corpus", "samples", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
@@ -54,7 +54,7 @@ def main(
             raise UserError(
                 f"autoencoder={autoencoder}: give the released autoencoder whose encoder made the latents of {run}"
             )
-        released |= {"autoencoder": autoencoder, "sampling": plain(settings)}
+        released |= {"autoencoder": autoencoder, "sampling": as_annotated(plain(settings), SamplerSettings)}
     else:
         arguments = card["arguments"]
         if geometry_sweeps is not None:
@@ -71,8 +71,9 @@ def _sampled_with(arguments: dict, schedule: DictConfig | None) -> dict:
     """The arguments of a diffusion model whose schedule differs in this from that of its training."""
     trained = arguments["process"]["schedule"]
     changes = schedule or OmegaConf.create()
-    check(changes, KNOWN[trained["_target_"]], "schedule.")
-    return arguments | {"process": arguments["process"] | {"schedule": trained | plain(changes)}}
+    target = KNOWN[trained["_target_"]]
+    check(changes, target, "schedule.")
+    return arguments | {"process": arguments["process"] | {"schedule": trained | as_annotated(plain(changes), target)}}
 
 
 def _test(model: Autoencoder, chains: dict, corpus: str | None) -> dict[str, float | str]:

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ophio.config import CONFIG_DIR
 from ophio.errors import UserError
-from ophio.signatures import check
+from ophio.sampling import SamplerSettings
+from ophio.signatures import as_annotated, check
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 TRAIN = PIPELINES / "train_autoencoder.py"
@@ -313,3 +314,11 @@ def test_help_tells_what_a_pipeline_does_and_every_option(script, capfd):
     assert "hydra" not in told and "defaults:" not in told
     if script.startswith("train"):
         assert "experiment=NAME" in told and "\n  mini_smoke " in told
+
+
+def test_whole_numbers_become_floats_where_the_signature_has_floats():
+    given = {"steps": 30, "noise_scale": 1, "calibration": [[0, 1], [0.1, 1]], "typical": True}
+    made = as_annotated(given, SamplerSettings)
+    assert made == given and type(made["steps"]) is int and made["typical"] is True
+    assert type(made["noise_scale"]) is float
+    assert all(type(value) is float for row in made["calibration"] for value in row)
