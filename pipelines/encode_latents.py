@@ -4,8 +4,8 @@
 
 Reads `autoencoder` (a released model or a folder that training wrote) and `corpus` (made by pipelines/prepare_data.py);
 writes `output`/SPLIT.safetensors and latents.json, with the statistics that standardise latents. Latents that are there
-already are kept; those of another autoencoder, corpus or choice of chains are refused. With `samples`, a folder of
-structures that pipelines/select_samples.py chose, these are learned from, too. Options: configs/encode_latents.yaml.
+already are kept; those of another autoencoder, corpus or choice of chains are refused. Structures in the folders
+`samples`, which pipelines/select_samples.py chose, are learned from, too. Options: configs/encode_latents.yaml.
 """
 
 from pathlib import Path
@@ -27,14 +27,15 @@ def main(
     splits: list[str],
     min_length: int,
     max_length: int | None,
-    samples: str | None,
+    samples: str | list[str] | None,
     samples_share: float,
     device: str,
 ) -> None:
     if not 0 < samples_share < 1:
         raise UserError(f"samples_share={samples_share}: give a share between 0 and 1")
     model, folder = load(autoencoder).to(device), Path(output)
-    files = [] if samples is None else structure_files(Path(samples))[0]
+    chosen = [samples] if isinstance(samples, str) else samples or []
+    files = [file for each in chosen for file in structure_files(Path(each))[0]]
     limits = (min_length, LONGEST if max_length is None else max_length)
     source = {
         "autoencoder": encoder_fingerprint(model),
@@ -47,9 +48,9 @@ def main(
         check_fresh(folder, source)
         print(f"{output}: encoded already, nothing to do")
         return
-    chosen = {split: Corpus(corpus, split, min_length, max_length) for split in splits}
+    parts = {split: Corpus(corpus, split, min_length, max_length) for split in splits}
     proteins = [read_backbone(file, limits) for file in files]  # before the long work: a bad file is named at once
-    encoded = {split: encode_corpus(model, part) for split, part in chosen.items()}
+    encoded = {split: encode_corpus(model, part) for split, part in parts.items()}
     own = encode_samples(model, proteins) if files else None
     info = write_latents(folder, source, encoded, own, samples_share)
     print(f"{output}: {info['splits']} chains; 10-50-90 % bands {info['bands']}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
+from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
 from ophio.evaluation.structures import file_name
 from ophio.io import write_structure
@@ -18,11 +19,22 @@ from ophio.samples import length_range
 
 
 @pipeline("export")
-def main(corpus: str, output: str, split: str, origins: list[str], length: str | int, num: int, seed: int) -> None:
+def main(
+    corpus: str,
+    output: str,
+    split: str,
+    origins: list[str],
+    length: str | int,
+    num: int,
+    cluster_balanced: bool,
+    seed: int,
+) -> None:
     if num < 1:
         raise UserError(f"num={num}: give a number of chains, at least 1")
     chains, folder = Corpus(corpus, split, *length_range(length), origins), Path(output)
-    drawn = np.random.default_rng(seed).permutation(len(chains))[:num]
+    generator = np.random.default_rng(seed)
+    candidates = one_per_cluster(chains.clusters, generator) if cluster_balanced else np.arange(len(chains))
+    drawn = generator.permutation(candidates)[:num]
     folder.mkdir(parents=True, exist_ok=True)
     for number, k in enumerate(drawn.tolist(), start=1):
         chain = chains[k]

@@ -136,6 +136,12 @@ def test_exported_chains_are_those_of_the_corpus(corpus_path, tmp_path):
         true, written = by_name[path.stem.split("_")[1]], read_structure(path)
         assert (written.positions - true.positions)[true.atom_mask].abs().max() < 1e-3
     assert run_pipeline(main, "export", *options, f"output={tmp_path}", "num=0") == 2
+    options = (f"corpus={corpus_path}", "split=train", "num=1000", "cluster_balanced=true")
+    assert run_pipeline(main, "export", *options, f"output={tmp_path / 'balanced'}") == 0
+    every = Corpus(corpus_path, "train", 20, 512)
+    names = [path.stem.split("_")[1] for path in (tmp_path / "balanced").iterdir()]
+    cluster = {every[k].name: every.clusters[k] for k in range(len(every))}
+    assert len(names) < len(every) and sorted(cluster[name] for name in names) == sorted(set(every.clusters))
 
 
 def test_latents_know_the_origin_of_their_chains(corpus_path, tmp_path):

@@ -162,3 +162,6 @@ def test_from_a_report_to_latents(tmp_path):
     assert run_pipeline(encode, "encode_latents", *options, with_samples, "samples_share=0.5") == 0
     assert run_pipeline(encode, "encode_latents", *options, with_samples, "samples_share=0.4") == 2
     assert run_pipeline(encode, "encode_latents", *options) == 2
+    several = (f"samples=[{tmp_path / 'best'},{tmp_path / 'best'}]", "samples_share=0.8", f"output={tmp_path / 'more'}")
+    assert run_pipeline(encode, "encode_latents", *options[:1], *several, "splits=[train]") == 0
+    assert len(LatentCorpus(tmp_path / "more", "train")) == 10 + 2 * 20
