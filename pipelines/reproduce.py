@@ -61,16 +61,6 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
         ),
         {"report/table.csv": "evaluation.csv", "natives_report/table.csv": "evaluation_natives.csv"},
     ),
-    "designable": (
-        ("mini",),
-        (
-            "-m ophio.cli sample --model mini_designable --num 200 --length 50-100 --seed 0 --out {out}/samples",
-            "-m ophio.cli evaluate {out}/samples --out {out}/report --num-controls 0 --controls {work}/mini "
-            "--control-origin designed --reference {work}/mini --workers 2",
-            "pipelines/generation.py weights=mini_designable corpus={work}/mini num=1000 novelty=false output={out}",
-        ),
-        {"report/table.csv": "evaluation_designable.csv", "generation.csv": "generation_designable.csv"},
-    ),
     "evaluation_backbones": (
         (),
         tuple(
