@@ -33,8 +33,8 @@ def main(
         raise UserError(f"num={num}: give a number of chains, at least 1")
     chains, folder = Corpus(corpus, split, *length_range(length), origins), Path(output)
     generator = np.random.default_rng(seed)
-    candidates = one_per_cluster(chains.clusters, generator) if cluster_balanced else np.arange(len(chains))
-    drawn = generator.permutation(candidates)[:num]
+    order = one_per_cluster(chains.clusters, generator) if cluster_balanced else generator.permutation(len(chains))
+    drawn = order[:num]
     folder.mkdir(parents=True, exist_ok=True)
     for number, k in enumerate(drawn.tolist(), start=1):
         chain = chains[k]

@@ -52,9 +52,9 @@ def main(
         run = prepare(weights, num, length, seed, folder / name, asked)
         run.fill(batch_size, num_workers=None)
         records = collect(run.folder, run.items)
-        chosen = [f"{run.sampler.steps} steps", f"noise {run.sampler.noise_scale}"]
-        chosen += [f"{option} {value}" for option, value in run.sampler.options.items()]
-        what = ", ".join([run.sampler.sampler, *chosen, *["idealized"] * finish])
+        parts = [run.sampler.sampler, f"{run.sampler.steps} steps", f"noise {run.sampler.noise_scale}"]
+        parts += [f"{option} {value}" for option, value in run.sampler.options.items()]
+        what = ", ".join(parts + (["idealized"] if finish else []))
         rows.append({"what": what} | generation_row(records, bands))
         if novelty and finish == idealize[-1]:  # the finish hardly changes which fold it is
             traces = [read_structure(run.folder / r["file"]).ca for r in records if "failed" not in r]

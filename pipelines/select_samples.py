@@ -2,9 +2,10 @@
 
     python pipelines/select_samples.py samples=SAMPLES report=REPORT output=BEST
 
-Reads `samples` (made by `ophio sample`), `report` (of all or some hundreds of them: `ophio evaluate SAMPLES --fast
---num 1000`) and `model`, which made them; writes `output`: copies of the structures with the lowest energy for their
-length, common folds marked down. Energies that the report does not have are told from what the denoiser sees.
+Reads `samples` (made by `ophio sample`, or chains of a corpus: pipelines/export.py), `report` (of all or some hundreds
+of them: `ophio evaluate SAMPLES --fast --num 1000`) and `model`, whose denoiser looks at them; writes `output`: copies
+of the structures with the lowest energy for their length, common folds marked down. Energies that the report does not
+have are told from what the denoiser sees.
 pipelines/encode_latents.py takes them in with `samples`. Options: configs/select_samples.yaml.
 """
 

@@ -41,7 +41,7 @@ def test_the_chosen_are_better_than_usual_for_their_length_and_common_folds_are_
     chosen = best_samples(every, 0.2, BANDS, weight=0.1)  # takes away what common folds are ahead by
     assert len(chosen) == 60
     assert np.mean(every["better"][chosen] >= np.sort(every["better"])[-60]) > 0.8
-    assert np.corrcoef(every["better"][chosen], np.arange(60))[0, 1] < -0.8  # the best first
+    assert np.corrcoef(every["better"][chosen], np.arange(60))[0, 1] < -0.89  # the best first
     assert abs(every["length"][chosen].mean() - every["length"].mean()) < 5
     shares = [np.mean(every["commonness"][best_samples(every, 0.2, BANDS, weight=w)] > 0) for w in (0.0, 0.1, 0.3)]
     assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2
