@@ -64,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     _sample_options(sample)
     _viewer_option(sample)
 
+    select = command(
+        "select", _select, "which structures are worth folding: told to fold, and not all alike",
+        "Copies the best for their length to a folder, common folds marked down, with selection.csv and index.html. A file that "
+        "cannot be judged is named with the reason; the others are, the exit status is 2. Example: "
+        "ophio sample --num 600 --length 50-99 --out samples && ophio select samples --num 200 --out best",
+    )  # fmt: skip
+    _select_options(select)
+    _viewer_option(select)
+
     evaluate = command(
         "evaluate", _evaluate, "how good sampled structures are: designable, diverse, new, and beside controls",
         "Designs sequences for every structure with ProteinMPNN, folds them and compares. Writes report.json, report.md, "
@@ -186,6 +195,38 @@ def _sample(options: argparse.Namespace) -> int:
     run.to(options.device).fill(options.batch_size, num_workers=options.workers if options.device == "cpu" else 1)
     print(summary(collect(options.out, run.items, options.viewer_js), options.out))
     return 0
+
+
+def _select_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "samples", type=Path, metavar="SAMPLES", help="folder of PDB, mmCIF or BinaryCIF files (also .gz)"
+    )
+    parser.add_argument("--num", type=int, required=True, metavar="N", help="structures to choose, at most")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for what is written")
+    parser.add_argument(
+        "--diversity", type=float, metavar="X",
+        help="what likeness to those chosen before costs: 0 nothing, 1 a lot (default: 0.4)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", default="mini_diffusion", metavar="NAME|PATH",
+        help="diffusion model whose denoiser looks at them (default: mini_diffusion)",
+    )  # fmt: skip
+
+
+def _select(options: argparse.Namespace) -> int:
+    from ophio.evaluation.shortlist import DIVERSITY, select
+    from ophio.pages import check_viewer
+
+    check_viewer(options.viewer_js)
+    diversity = DIVERSITY if options.diversity is None else options.diversity
+    rows, complaints = select(options.samples, options.num, options.out, options.model, diversity, options.viewer_js)
+    for complaint in complaints:
+        _complain(complaint)
+    mean = sum(row["energy_per_residue"] for row in rows) / len(rows)
+    unlike = sum(row["alike_before"] == 0 for row in rows)
+    print(f"{len(rows)} structures in {options.out}: open {options.out / 'index.html'}")
+    print(f"energy told in the mean {mean:.2f} a residue; {unlike} are unlike any chosen before them")
+    return 2 if complaints else 0
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:

@@ -16,14 +16,16 @@ from ophio.autoencoder import Autoencoder
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
+from ophio.evaluation.foldability import FOLDABILITY
+from ophio.files import write_whole
 from ophio.latents import encoder_fingerprint
-from ophio.pretrained import KNOWN, load, load_diffusion, load_weights, read_card, save
+from ophio.pretrained import KNOWN, find, load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row
 from ophio.sampling import SamplerSettings
 from ophio.signatures import as_annotated, check, plain
 
 KEPT = (
-    "encoder", "chains", "lengths", "bands", "typical", "corpus", "samples", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
+    "encoder", "chains", "lengths", "bands", "typical", "foldability", "corpus", "samples", "steps", "seed", "train_seconds", "hardware", "versions", "validation",
 )  # fmt: skip
 
 
@@ -64,6 +66,8 @@ def main(
         released["test"] = _test(model, card["chains"], corpus)
     half = "autoencoder" in card if half is None else half  # 60 MB hold all models
     save(model, arguments, Path(output), released, name, half)
+    if "foldability" in released:
+        write_whole(Path(output) / f"{name}{FOLDABILITY}", find(run).with_suffix(FOLDABILITY).read_bytes())
     print(f"{output}/{name}.safetensors: {released.get('test') or released['validation']}")
 
 

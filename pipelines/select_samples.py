@@ -3,9 +3,9 @@
     python pipelines/select_samples.py samples=SAMPLES report=REPORT output=BEST
 
 Reads `samples` (made by `ophio sample`, or chains of a corpus: pipelines/export.py), `report` (of all or some hundreds
-of them: `ophio evaluate SAMPLES --fast --num 1000`) and `model`, whose denoiser looks at them; writes `output`: copies
-of the structures with the lowest energy for their length, common folds marked down. Energies that the report does not
-have are told from what the denoiser sees.
+of them: `ophio evaluate SAMPLES --fast --num 1000`) and `weights` of a diffusion model, whose denoiser looks at them;
+writes `output`: copies of the structures with the lowest energy for their length, common folds marked down. Energies
+that the report does not have are told from what the denoiser sees.
 pipelines/encode_latents.py takes them in with `samples`. Options: configs/select_samples.yaml.
 """
 
@@ -25,15 +25,15 @@ from ophio.pretrained import load_diffusion, read_card
 
 @pipeline("select_samples")
 def main(
-    samples: str, report: str, output: str, model: str, share: float, commonness: float, banded: list[str], seed: int
+    samples: str, report: str, output: str, weights: str, share: float, commonness: float, banded: list[str], seed: int
 ) -> None:
     folder, records = Path(output), read_records(Path(report))
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{output}: not empty; give another folder")
-    files, bands = structure_files(Path(samples))[0], read_card(model)["bands"]
+    files, bands = structure_files(Path(samples))[0], read_card(weights)["bands"]
     measured = {record["name"]: record["energy"] for record in records if record.get("energy") is not None}
     energies = [measured.get(file.name, math.nan) for file in files]
-    columns, correlation = judged([read_structure(file) for file in files], energies, *load_diffusion(model), seed)
+    columns, correlation = judged([read_structure(file) for file in files], energies, *load_diffusion(weights), seed)
     best = [files[k] for k in best_samples(columns, share, bands, banded, commonness)]
     unfinished = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run

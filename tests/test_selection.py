@@ -1,7 +1,9 @@
-"""Learning from a model's own best samples: which are chosen, and how they come into the latents."""
+"""Which structures are worth folding or learning from: told energies, the choice, and how it comes into the latents."""
 
+import csv
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,29 @@ from adk import CLOSED, OPEN, read
 from inprocess import run_pipeline
 
 from ophio.autoencoder import Autoencoder
+from ophio.cli import main
 from ophio.data.latents import LatentCorpus, encode_samples, mixed, write_latents
 from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
-from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants
+from ophio.evaluation import shortlist as shortlists
+from ophio.evaluation.foldability import (
+    FOLDABILITY,
+    Foldability,
+    LinearMap,
+    attach,
+    commonness,
+    correlation,
+    foldability_of,
+    invariants,
+)
+from ophio.evaluation.folding import load_engine
+from ophio.evaluation.inverse_folding import ProteinMPNN
 from ophio.evaluation.selection import best_samples
+from ophio.evaluation.self_consistency import Protocol, self_consistency
+from ophio.evaluation.shortlist import TABLE, shortlist
 from ophio.geometry import random_rotation
-from ophio.io import write_structure
-from ophio.pretrained import load_diffusion
-from ophio.sampling import report_of
+from ophio.io import read_structure, write_structure
+from ophio.pretrained import find, load_diffusion, read_card
 
 ROOT = Path(__file__).parents[1]
 BANDS = {"helix": [0.0, 0.3, 0.7], "strand": [0.0, 0.2, 0.45], "compactness": [2.1, 2.2, 2.5]}
@@ -85,15 +101,135 @@ def test_invariants_do_not_turn_with_the_chain_nor_depend_on_its_company():
     diffusion, autoencoder = load_diffusion("mini_diffusion")
     chain = read(CLOSED)[1]
     chains = [chain.crop(0, 60), chain.crop(100, 180), chain.crop(20, 90)]
-    reports = [report_of(c) for c in chains]
-    seen = invariants(diffusion, autoencoder, chains, reports)
+    seen = invariants(diffusion, autoencoder, chains)
     assert seen.shape[0] == 3 and np.isfinite(seen).all()
-    turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains], reports)
-    noised = invariants(diffusion, autoencoder, chains, reports, seed=1)
+    turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains])
+    noised = invariants(diffusion, autoencoder, chains, seed=1)
     apart = np.linalg.norm(seen[0] - seen[1])
     assert np.linalg.norm(seen - turned, axis=1).max() < 2 * np.linalg.norm(seen - noised, axis=1).max() < apart
-    swapped = invariants(diffusion, autoencoder, chains[::-1], reports[::-1])[::-1]
+    swapped = invariants(diffusion, autoencoder, chains[::-1])[::-1]
     assert np.allclose(seen, swapped, rtol=1e-3, atol=1e-3)
+
+
+def test_those_chosen_are_good_and_unlike():
+    """Of five near copies of the best and five others, the copies come first only where likeness costs nothing."""
+    chain = read(CLOSED)[1].ca
+    copies = [chain[:60] + 0.1 * torch.randn(60, 3) for _ in range(5)]
+    others = [chain[k : k + 60] for k in (70, 100, 130)] + [read(OPEN)[1].ca[30:90], chain[150:210]]
+    scores = [-1.0, -0.99, -0.98, -0.97, -0.96, -0.8, -0.79, -0.78, -0.77, 5.0]
+    assert shortlist(scores, copies + others, 5, 0.0)[0] == [0, 1, 2, 3, 4]
+    chosen, before = shortlist(scores, copies + others, 5, 0.4)
+    assert chosen == [0, 5, 6, 7, 8] and before == [0] * 5
+    chosen, before = shortlist(scores, copies + others, 7, 0.4)
+    assert chosen[5:] == [1, 2] and before[5:] == [1, 2]
+    assert len(shortlist(scores, copies + others, 50, 0.4)[0]) == 10  # all there are
+    for num, diversity in ((0, 0.4), (2, -1.0), (2, float("nan"))):
+        with pytest.raises(UserError, match=f"num {num}" if num == 0 else "diversity"):
+            shortlist(scores, copies + others, num, diversity)
+
+
+def test_what_a_model_can_tell_is_kept_beside_it(tmp_path):
+    for suffix in (".json", ".safetensors", FOLDABILITY):
+        shutil.copy(find("mini_diffusion").with_suffix(suffix), tmp_path / f"model{suffix}")
+    rng = np.random.default_rng(0)
+    seen, lengths = rng.normal(size=(80, 6)), rng.integers(50, 100, 80)
+    energies = -5 + lengths / 25 + seen[:, 0]
+    made = Foldability.fit(np.column_stack([seen, lengths / 100, (lengths / 100) ** 2]), lengths, energies)
+    assert np.abs(made.beyond_usual(energies, lengths) - seen[:, 0]).max() < 0.5
+    assert abs(made.beyond_usual(energies, lengths).mean()) < 1e-6
+    attach(tmp_path, made, {"structures": 80})
+    assert read_card(tmp_path)["foldability"]["structures"] == 80
+    again = foldability_of(tmp_path)
+    assert np.allclose(again.told.weights, made.told.weights, atol=1e-6) and np.allclose(again.usual, made.usual)
+
+    path = tmp_path / f"model{FOLDABILITY}"
+    shutil.copy(find("mini_diffusion").with_suffix(FOLDABILITY), path)
+    with pytest.raises(UserError, match="not the map that the card"):
+        foldability_of(tmp_path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(UserError, match="no map of energies can be read"):
+        foldability_of(tmp_path)
+    with pytest.raises(UserError, match="backbone_diffusion: cannot tell what folds"):
+        foldability_of("backbone_diffusion")
+
+
+def test_energies_told_of_samples_are_like_measured_ones(tmp_path):
+    """The released map, on samples that it was not fitted to: real ProteinMPNN, real network, no folding."""
+    assert main(["sample", "--num", "10", "--length", "50-99", "--seed", "9", "--out", str(tmp_path / "samples")]) == 0
+    judged, complaints = shortlists.candidates(tmp_path / "samples", "mini_diffusion")
+    assert not complaints
+    designer, engine = ProteinMPNN("vanilla"), load_engine("trrosetta", networks=1)
+    protocol = Protocol(sequences=3, networks=1, fast=True)
+    measured = [
+        self_consistency(c.protein, designer, engine, protocol)["energy"] / c.protein.num_residues for c in judged
+    ]
+    told = [c.energy for c in judged]
+    assert np.corrcoef(told, measured)[0, 1] > 0.5
+    assert abs(np.mean(told) - np.mean(measured)) < 0.4  # of a deviation of 0.8
+
+
+def test_the_command_chooses_copies_and_names_what_cannot_be_judged(tmp_path, capsys):
+    samples, best = tmp_path / "samples", tmp_path / "best"
+    samples.mkdir()
+    chain = read(CLOSED)[1]
+    for k in range(6):
+        write_structure(chain.crop(20 * k, 20 * k + 50 + k), samples / f"{k}.pdb")
+    write_structure(chain.crop(0, 150), samples / "long.pdb")
+    (samples / "empty.pdb").write_text("REMARK\n")
+    arguments = ["select", str(samples), "--out", str(best), "--num", "4", "--diversity", "0"]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "4 structures in" in said.out
+    assert "long.pdb: 150 residues, mini_diffusion was trained on 40-128" in said.err and "empty.pdb" in said.err
+    rows = list(csv.DictReader((best / TABLE).read_text().splitlines()))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] and (best / "index.html").exists()
+    assert {row["file"] for row in rows} == {path.name for path in best.glob("*.pdb")}
+    for row in rows:
+        assert (best / row["file"]).read_bytes() == (samples / row["file"]).read_bytes()
+    judged = shortlists.candidates(samples, "mini_diffusion")[0]
+    order = sorted(judged, key=lambda c: c.beyond_usual)[:4]
+    assert [row["file"] for row in rows] == [c.path.name for c in order]
+
+    assert main(arguments) == 2 and "not an empty folder" in capsys.readouterr().err
+    assert main(["select", str(samples), "--out", str(tmp_path / "none"), "--num", "0"]) == 2
+    assert "num 0" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(samples / "long.pdb", alone)
+    assert main(["select", str(alone), "--num", "1", "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
+    samples, report, run = tmp_path / "samples", tmp_path / "report", tmp_path / "run"
+    for folder in (samples, report, run):
+        folder.mkdir()
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(find("mini_diffusion").with_suffix(suffix), run / f"model{suffix}")
+    chain, lines = read(CLOSED)[1], []
+    for k in range(40):
+        write_structure(chain.crop(3 * k, 3 * k + 60 + k), samples / f"{k}.pdb")
+        record = {"group": "samples", "name": f"{k}.pdb", "content": "", "length": 60 + k, "energy": -100.0 - k % 7}
+        lines.append(json.dumps(record) + "\n")
+    (report / "records.jsonl").write_text("".join(lines))
+    fit = runpy.run_path(str(ROOT / "pipelines" / "fit_foldability.py"))["main"]
+    options = (f"weights={run}", f"samples=[{samples}]")
+    assert run_pipeline(fit, "fit_foldability", *options, f"reports=[{report},{report}]") == 2
+    assert run_pipeline(fit, "fit_foldability", *options, f"reports=[{report}]") == 0
+    card = read_card(run)
+    assert card["foldability"]["structures"] == 40
+    first = read_structure(samples / "0.pdb")
+    told = foldability_of(run).told(invariants(*load_diffusion(run), [first]))
+    assert -4 < told[0] < 0
+
+    release = runpy.run_path(str(ROOT / "pipelines" / "release.py"))["main"]
+    output = tmp_path / "released"
+    options = (f"run={run}", "name=mine", "autoencoder=mini_latent", f"output={output}")
+    assert run_pipeline(release, "release", *options) == 0
+    assert read_card(output / "mine.json")["foldability"] == card["foldability"]
+    assert np.allclose(foldability_of(output / "mine.json").usual, foldability_of(run).usual)
+    (report / "records.jsonl").write_text("".join(lines[:20]))
+    assert run_pipeline(fit, "fit_foldability", f"weights={run}", f"samples=[{samples}]", f"reports=[{report}]") == 2
 
 
 @pytest.fixture(scope="module")

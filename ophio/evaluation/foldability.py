@@ -5,28 +5,38 @@ linear map of the invariants of what it sees, fitted to some hundreds of structu
 of the others are worth it.
 """
 
+import hashlib
+import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save as serialise
 from torch import Tensor
+from tqdm import tqdm
 
 from ophio.autoencoder import Autoencoder
-from ophio.cloud import Cloud
-from ophio.diffusion import DESIGNED, Conditions, LatentDiffusion
+from ophio.diffusion import Conditions, LatentDiffusion
 from ophio.diffusion.process import centred_noise
-from ophio.generation import BANDED
+from ophio.errors import UserError
+from ophio.files import write_whole
 from ophio.metrics.alignment import likely_alike, tm_scores
+from ophio.pretrained import find, read_card
 from ophio.protein import Protein, stack
 
-LEVELS = (1.4, 0.9, 0.3)  # sigma at which the denoiser looks
+LEVEL = 1.4  # sigma at which the denoiser looks: 0.9 and 0.3 tell a little less, and all three together no more
 TEMPERATURE = 0.45  # of the noise: sampling at a low temperature never meets all of it
 BATCH = 32  # structures
 SHRINKAGE = 5000.0  # of the linear map, best of 300 to 10,000 by cross-validation on 1,648 samples
-ALIKE, SCREEN = 0.6, 0.42  # TM-score by the longer of two; as estimated, from which on they are aligned
+ALIKE, SCREEN = 0.6, 0.5  # TM-score by the longer of two; as estimated, from which on they are aligned: misses 1 in 400
+FOLDABILITY = ".foldability.safetensors"
+PAIRS = 8192  # compared between two reports of progress
 REFERENCES = 400  # structures that neighbours are counted among
 
 
@@ -62,53 +72,125 @@ def correlation(x: Float[np.ndarray, "samples features"], y: Float[np.ndarray, "
     return float(np.corrcoef(told, y)[0, 1])
 
 
+@dataclass(frozen=True)
+class Foldability:
+    """Energies told from `invariants`, and which are usual: those of good samples are below what is usual for their length.
+
+    Energies are those of the best of a few designed sequences under trRosetta's prediction (one network), for a residue.
+    """
+
+    told: LinearMap
+    usual: Float[np.ndarray, "3"]  # of 1, length / 100 and its square
+
+    @classmethod
+    def fit(
+        cls,
+        seen: Float[np.ndarray, "structures features"],
+        lengths: Int[np.ndarray, "structures"],
+        energies: Float[np.ndarray, "structures"],
+    ) -> "Foldability":
+        """`seen`: of `invariants`; `energies`: measured, for a residue."""
+        return cls(LinearMap.fit(seen, energies), length_trend(lengths, energies))
+
+    def beyond_usual(
+        self, energies: Float[np.ndarray, "structures"], lengths: Int[np.ndarray, "structures"]
+    ) -> Float[np.ndarray, "structures"]:
+        """How far energies (of a residue) lie above what is usual for the length, so negative where a sample is good."""
+        return energies - powers_of(lengths) @ self.usual
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, complete or not at all."""
+        arrays = {"mean": self.told.mean, "scale": self.told.scale, "weights": self.told.weights, "usual": self.usual}
+        tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
+        write_whole(path, serialise(tensors | {"offset": torch.tensor(self.told.offset)}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Foldability":
+        """Raises UserError for a file that cannot be read or holds something else."""
+        try:
+            read = {name: tensor.double().numpy() for name, tensor in parse(path.read_bytes()).items()}
+            return cls(LinearMap(read["mean"], read["scale"], read["weights"], float(read["offset"])), read["usual"])
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: no map of energies can be read from it ({error}); fit one") from None
+
+
+def foldability_of(model: str | Path) -> Foldability:
+    """What comes with a diffusion model: NAME.foldability.safetensors beside its card, which has its hash.
+
+    Raises UserError where there is none, or another than the card says.
+    """
+    card, path = read_card(model), find(model).with_suffix(FOLDABILITY)
+    if "foldability" not in card:
+        raise UserError(
+            f"model {model}: cannot tell what folds; fit that first: pipelines/fit_foldability.py weights={model}"
+        )
+    found = Foldability.load(path)
+    if _sha256(path) != card["foldability"]["sha256"]:
+        raise UserError(f"{path}: not the map that the card of {model} describes: copy both, or fit it again")
+    return found
+
+
+def attach(model: str | Path, foldability: Foldability, facts: Mapping[str, int | float]) -> Path:
+    """Puts it beside the card of a diffusion model, which then has its hash and `facts`. Returns the file."""
+    card, path = read_card(model), find(model).with_suffix(FOLDABILITY)
+    foldability.save(path)
+    card["foldability"] = {"sha256": _sha256(path), **facts}
+    write_whole(find(model), (json.dumps(card, indent=2) + "\n").encode())
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def powers_of(lengths: Int[np.ndarray, "structures"]) -> Float[np.ndarray, "structures 3"]:
+    """1, length / 100 and its square."""
+    return (lengths / 100)[:, None] ** np.arange(3)
+
+
+def length_trend(
+    lengths: Int[np.ndarray, "structures"], values: Float[np.ndarray, "structures"]
+) -> Float[np.ndarray, "3"]:
+    """Least-squares coefficients of `powers_of(lengths)`."""
+    return np.linalg.lstsq(powers_of(lengths), values, rcond=None)[0]
+
+
 @torch.no_grad()
 def invariants(
-    diffusion: LatentDiffusion,
-    autoencoder: Autoencoder,
-    proteins: Sequence[Protein],
-    reports: Sequence[Mapping[str, float]],
-    seed: int = 0,
+    diffusion: LatentDiffusion, autoencoder: Autoencoder, proteins: Sequence[Protein], seed: int = 0
 ) -> Float[np.ndarray, "proteins features"]:
-    """Of each chain: what the denoiser makes of its latent at three noise levels, its length, content and compactness.
+    """Of each chain: its length, and what the denoiser makes of its latent, noised, which it is shown as its estimate.
 
     Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block from the middle
-    on. `reports`: of `sampling.report_of`. The noise is drawn with `seed`.
+    on. The noise is drawn with `seed`.
     """
-    lengths = [protein.num_residues for protein in proteins]
-    facts = np.column_stack([lengths, [[report[name] for name in BANDED] for report in reports]])
+    lengths = np.array([protein.num_residues for protein in proteins])
     order = np.argsort(lengths, kind="stable")
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for chosen in np.split(order, range(BATCH, len(order), BATCH)):
         batch = stack([proteins[k].center() for k in chosen])
         latent = diffusion.standardizer(autoencoder.encode(batch).cloud.center())
-        asked = torch.from_numpy(facts[chosen, 1:]).float()
-        asked = torch.cat([asked, torch.full_like(asked[:, :1], DESIGNED["designed"])], dim=-1)
-        conditions = Conditions(torch.from_numpy(facts[chosen, 0]).long(), asked)
         seeds = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        seen = [_seen(diffusion, latent, conditions, sigma, generators) for sigma in LEVELS]
-        parts.append(np.concatenate([torch.cat(seen, dim=-1).numpy(), _terms(facts[chosen])], axis=-1))
-    result = np.concatenate(parts)
-    result[order] = result.copy()
-    return result
+        noise = centred_noise(latent, [torch.Generator().manual_seed(s) for s in seeds])
+        level = torch.full((len(chosen),), LEVEL)
+        with _recorded(diffusion) as outputs:
+            noisy = latent + noise * (TEMPERATURE * LEVEL)
+            diffusion.denoise(noisy, level, Conditions.of_lengths(torch.from_numpy(lengths[chosen])), latent)
+        parts.append(torch.cat([_over_nodes(features, latent.mask) for features in outputs], dim=-1))
+    seen = np.empty((len(order), parts[0].shape[-1]))
+    seen[order] = torch.cat(parts).numpy()
+    return np.concatenate([seen, powers_of(lengths)[:, 1:]], axis=-1)
 
 
-def _seen(
-    diffusion: LatentDiffusion, latent: Cloud, conditions: Conditions, sigma: float, generators: list[torch.Generator]
-) -> Float[Tensor, "batch features"]:
-    noisy = latent + centred_noise(latent, generators) * (TEMPERATURE * sigma)
-    level = torch.full((len(latent.mask),), sigma)
-    previous = diffusion.denoise(noisy, level, conditions)
-    with _recorded(diffusion) as outputs:
-        diffusion.denoise(noisy, level, conditions, previous)
-    weight = latent.mask[..., None] / latent.mask.sum(-1)[:, None, None]
+def _over_nodes(
+    features: Float[Tensor, "batch nodes m channels"], mask: Bool[Tensor, "batch nodes"]
+) -> Float[Tensor, "batch invariants"]:
+    weight = mask[..., None] / mask.sum(-1)[:, None, None]
     columns = []
-    for features in outputs:
-        for values in (features[:, :, 0], features[:, :, 1:4].square().sum(2).sqrt()):
-            mean = (values * weight).sum(1)
-            columns += [mean, ((values - mean[:, None]).square() * weight).sum(1).sqrt()]
+    for values in (features[:, :, 0], features[:, :, 1:4].square().sum(2).sqrt()):
+        mean = (values * weight).sum(1)
+        columns += [mean, ((values - mean[:, None]).square() * weight).sum(1).sqrt()]
     return torch.cat(columns, dim=-1)
 
 
@@ -128,26 +210,26 @@ def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor], None, None]
             hook.remove()
 
 
-def _terms(facts: Float[np.ndarray, "proteins 4"]) -> Float[np.ndarray, "proteins _"]:
-    """Once for each noise level, so that they are shrunk no more than what the denoiser sees."""
-    length, (helix, strand) = facts[:, 0] / 100, facts[:, 1:3].T
-    products = [length, length**2, helix**2, helix * strand, strand**2]
-    return np.tile(np.column_stack([facts[:, 1:], *products]), len(LEVELS))
+def alike(
+    traces: Sequence[Float[Tensor, "_ 3"]], pairs: Int[Tensor, "p 2"], progress: bool = False
+) -> Int[Tensor, "kept 2"]:
+    """The `pairs` of CA traces (Å) with a TM-score by the longer above 0.6.
+
+    Pairs whose estimated TM-score is below 0.5 are not aligned.
+    """
+    lengths = torch.tensor([len(trace) for trace in traces])[pairs]
+    pairs = pairs[lengths.amin(-1) > ALIKE * lengths.amax(-1)]
+    kept = [pairs[:0]]
+    for part in tqdm(pairs.split(PAIRS), "comparing", disable=not progress):
+        part = likely_alike(traces, part, SCREEN)
+        if len(part):
+            kept.append(part[tm_scores(traces, traces, part).amin(-1) > ALIKE])
+    return torch.cat(kept)
 
 
 def commonness(traces: Sequence[Float[Tensor, "_ 3"]], seed: int = 0) -> Float[np.ndarray, "traces"]:
-    """Logarithm of 1 + how many of up to 400 of the CA traces (Å) are like each: TM-score by the longer above 0.6.
-
-    Pairs whose estimated TM-score is below 0.42 are not aligned, and no trace counts itself.
-    """
+    """Logarithm of 1 + how many of up to 400 of the CA traces (Å) are `alike` to each; no trace counts itself."""
     references = torch.randperm(len(traces), generator=torch.Generator().manual_seed(seed))[:REFERENCES]
     pairs = torch.cartesian_prod(torch.arange(len(traces)), references)
-    lengths = torch.tensor([len(trace) for trace in traces])[pairs]
-    longer, shorter = lengths.amax(-1), lengths.amin(-1)
-    possible = (shorter > ALIKE * longer) & (pairs[:, 0] != pairs[:, 1])
-    pairs = likely_alike(traces, pairs[possible], SCREEN)
-    count = torch.zeros(len(traces))
-    if len(pairs):
-        alike = tm_scores(traces, traces, pairs).amin(-1) > ALIKE
-        count.index_add_(0, pairs[alike, 0], torch.ones(int(alike.sum())))
-    return count.log1p().numpy().astype(float)
+    pairs = alike(traces, pairs[pairs[:, 0] != pairs[:, 1]])
+    return torch.bincount(pairs[:, 0], minlength=len(traces)).double().log1p().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 from ophio.autoencoder import Autoencoder
 from ophio.diffusion import LatentDiffusion
 from ophio.errors import UserError
-from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants
+from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants, length_trend, powers_of
 from ophio.generation import BANDED, within_bands
 from ophio.protein import Protein
 from ophio.sampling import report_of
@@ -48,7 +48,7 @@ def judged(
     if measured.sum() < FEWEST:
         raise UserError(f"{measured.sum()} evaluated samples: give {FEWEST} or more to choose by")
     reports = [report_of(protein) for protein in proteins]
-    seen = invariants(diffusion, autoencoder, proteins, reports, seed)
+    seen = invariants(diffusion, autoencoder, proteins, seed)
     known, target = seen[measured], energy[measured]
     common = commonness([protein.ca for protein, ok in zip(proteins, measured, strict=True) if ok], seed)
     energy[~measured] = LinearMap.fit(known, target)(seen[~measured])
@@ -79,10 +79,8 @@ def best_samples(
         raise UserError(f"share={share}: give a share above 0, at most 1")
     if unknown := set(banded) - set(BANDED):
         raise UserError(f"banded: no {', '.join(sorted(unknown))}; there are {', '.join(BANDED)}")
-    length = columns["length"] / 100
     score = columns["energy"] + weight * columns["commonness"]
-    terms = np.stack([length**0, length, length**2], axis=-1)
-    order = np.argsort(score - terms @ np.linalg.lstsq(terms, score, rcond=None)[0])
+    order = np.argsort(score - powers_of(columns["length"]) @ length_trend(columns["length"], score))
     inside = within_bands(columns, bands)
     sound = np.all([columns["valid_residues"] >= WHOLE, *(inside[name] for name in banded)], axis=0)
     chosen = order[sound[order]][: round(share * len(order))]

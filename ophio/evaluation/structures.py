@@ -26,6 +26,7 @@ COMPANIONS = {
     "samples.jsonl",
     "samples.fasta",
     "settings.json",
+    "selection.csv",
     "index.html",
 }  # that a folder of samples has beside structures
 
@@ -40,7 +41,7 @@ class Item:
 
 
 def structure_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The structure files of a folder, by name, and the others (but for what `ophio sample` writes with them).
+    """The structure files of a folder, by name, and the others (but for what `ophio sample` and `ophio select` write with them).
 
     Raises UserError where there is no folder, or no structure in it.
     """

@@ -1,0 +1,146 @@
+"""The structures of a folder that are worth folding: told to fold well for their length, and not all alike.
+
+To design sequences for a structure and to fold them takes some 20 seconds, to sample one a twentieth of one. So it pays to
+sample several times as many as will be evaluated, and to choose among them by what `foldability` tells.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ophio.errors import UserError
+from ophio.evaluation.foldability import alike, foldability_of, invariants
+from ophio.evaluation.structures import read_backbone, structure_files
+from ophio.files import write_whole
+from ophio.pages import SHOWN, Entry, grid_page
+from ophio.pretrained import load_diffusion, read_card
+from ophio.protein import Protein
+from ophio.tables import write_csv
+
+COMPARED = 4  # times as many as are wanted, the best, are compared with one another
+DIVERSITY = 0.4  # energy of a residue, times ln(1 + how many are alike)
+TABLE = "selection.csv"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A structure, its energy told for a residue, and how far that is above what is usual for its length."""
+
+    path: Path
+    protein: Protein
+    energy: float
+    beyond_usual: float
+
+
+def candidates(folder: Path, model: str | Path) -> tuple[list[Candidate], list[str]]:
+    """The structures of a folder, judged, and complaints about those that cannot be.
+
+    Raises UserError where there is no structure at all, or nothing comes with the model to judge by.
+    """
+    judge, card = foldability_of(model), read_card(model)
+    shortest, longest = card["lengths"]
+    read, complaints = [], []
+    for path in structure_files(folder)[0]:
+        try:
+            protein = read_backbone(path, (1, 10**6))
+            if not shortest <= protein.num_residues <= longest:
+                what = f"{protein.num_residues} residues, {model} was trained on {shortest}-{longest}"
+                raise UserError(f"{path}: {what} and cannot judge it")
+            read.append((path, protein))
+        except UserError as error:
+            complaints.append(str(error))
+    if not read:
+        raise UserError(complaints[0])
+    proteins = [protein for _, protein in read]
+    lengths = np.array([protein.num_residues for protein in proteins])
+    energies = judge.told(invariants(*load_diffusion(model), proteins))
+    beyond = judge.beyond_usual(energies, lengths)
+    judged = zip(read, energies.tolist(), beyond.tolist(), strict=True)
+    return [Candidate(path, protein, energy, far) for (path, protein), energy, far in judged], complaints
+
+
+def shortlist(
+    scores: Sequence[float],
+    traces: Sequence[Float[Tensor, "_ 3"]],
+    num: int,
+    diversity: float = DIVERSITY,
+    progress: bool = False,
+) -> tuple[list[int], list[int]]:
+    """The `num` of lowest score, each marked down by `diversity` * ln(1 + how many chosen before it are alike).
+
+    Returns which, in the order of choice, and how many chosen before each are alike (TM-score by the longer above 0.6).
+    Only the best 4 * `num` by score are compared. Raises UserError for a number or weight without a meaning.
+    """
+    if num < 1:
+        raise UserError(f"num {num}: give a number of structures, at least 1")
+    if not 0 <= diversity < float("inf"):
+        raise UserError(f"diversity {diversity}: give a number, at least 0")
+    best = np.argsort(scores, kind="stable")[: COMPARED * num]
+    compared = [traces[k] for k in best]
+    score, like = np.asarray(scores, dtype=float)[best], np.zeros((len(best), len(best)), dtype=bool)
+    if diversity and len(best) > 1:
+        i, j = alike(compared, torch.combinations(torch.arange(len(best))), progress).T.numpy()
+        like[i, j] = like[j, i] = True
+    chosen, count, left = [], np.zeros(len(best), dtype=int), np.ones(len(best), dtype=bool)
+    before = []
+    for _ in range(min(num, len(best))):
+        k = int(np.where(left, score + diversity * np.log1p(count), np.inf).argmin())
+        chosen.append(int(best[k]))
+        before.append(int(count[k]))
+        left[k] = False
+        count += like[k]
+    return chosen, before
+
+
+def select(
+    folder: Path,
+    num: int,
+    output: Path,
+    model: str | Path = "mini_diffusion",
+    diversity: float = DIVERSITY,
+    viewer_js: str | None = None,
+) -> tuple[list[dict], list[str]]:
+    """Copies the shortlist of a folder's structures to `output`, with a table and a page, whole or not at all.
+
+    Returns the rows of the table, the best first, and complaints about structures that could not be judged. Raises
+    UserError where `output` holds something, or what `candidates` and `shortlist` do.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: not an empty folder; give another one")
+    judged, complaints = candidates(folder, model)
+    scores = [candidate.beyond_usual for candidate in judged]
+    chosen, before = shortlist(scores, [c.protein.ca for c in judged], num, diversity, progress=True)
+    rows = list(_rows([judged[k] for k in chosen], before))
+    unfinished = output.with_name(f".{output.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
+    unfinished.mkdir(parents=True)
+    for k in chosen:
+        shutil.copyfile(judged[k].path, unfinished / judged[k].path.name)
+    write_csv(rows, unfinished / TABLE)
+    shown = [Entry(judged[k].protein, row["file"], _caption(row)) for k, row in zip(chosen[:SHOWN], rows, strict=False)]
+    page = grid_page(shown, f"{len(rows)} of {len(judged)} structures", total=len(rows), viewer_js=viewer_js)
+    write_whole(unfinished / "index.html", page.encode())
+    unfinished.replace(output)
+    return rows, complaints
+
+
+def _rows(chosen: Sequence[Candidate], before: Sequence[int]) -> Iterator[dict]:
+    for rank, (candidate, count) in enumerate(zip(chosen, before, strict=True), 1):
+        yield {
+            "rank": rank,
+            "file": candidate.path.name,
+            "residues": candidate.protein.num_residues,
+            "energy_per_residue": round(candidate.energy, 3),
+            "beyond_usual": round(candidate.beyond_usual, 3),
+            "alike_before": count,
+        }
+
+
+def _caption(row: dict) -> str:
+    return f"{row['residues']} residues, energy told {row['energy_per_residue']:.2f} a residue"
