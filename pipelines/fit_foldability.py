@@ -1,6 +1,6 @@
 """Samples and energies of some of them -> a map that tells the energies of others, for `ophio select`.
 
-    python pipelines/fit_foldability.py weights=runs/mine samples=[SAMPLES] reports=[REPORT]
+    python pipelines/fit_foldability.py weights=runs/mine samples=SAMPLES reports=REPORT
 
 Reads `weights` (a diffusion model: a folder that training wrote), whose denoiser looks at the structures; folders of
 `samples`, and a report of each (of some hundreds: `ophio evaluate SAMPLES --fast --networks 1 --num 1000`). Writes
@@ -21,7 +21,8 @@ from ophio.pretrained import load_diffusion
 
 
 @pipeline("fit_foldability")
-def main(weights: str, samples: list[str], reports: list[str], seed: int) -> None:
+def main(weights: str, samples: str | list[str], reports: str | list[str], seed: int) -> None:
+    samples, reports = ([folders] if isinstance(folders, str) else folders for folders in (samples, reports))
     if len(samples) != len(reports):
         raise UserError(f"samples, reports: {len(samples)} and {len(reports)} folders; give one report for each")
     loaded = load_diffusion(weights)

@@ -30,6 +30,8 @@ COMMANDS = {  # how a command starts: [(what is replaced in it, by what), ...]; 
     'pip install ".[test]"': None,  # whoever runs this test has done so
     "pip install": None,  # this folder must not change what is installed
     "ophio sample": [("--num 100 --length 50-100", "--num 2 --length 24-30 --steps 2"), ("--out samples", "--out more")],
+    "ophio sample --num 600": [("--num 600 --length 50-99", "--num 3 --length 40-44 --steps 2"), ("--out samples", "--out many")],
+    "ophio select": [("select samples --num 200", "select many --num 2")],
     "ophio evaluate": [("--controls", "--fast --num 1 --networks 1 --num-controls 1 --sequences 1 --controls")],
     "ophio interpolate": [("--num 25", "--num 3")],
     "ophio reconstruct": [],
@@ -153,6 +155,9 @@ def test_samples_are_described_as_in_the_tables():
     )
     assert f"Of {folded['structures']} of 50-100 residues {_share(folded, 'sctm_above_0.5')} fold back" in text
     assert f"{_share(folded, 'designable')} by scRMSD" in text
+    chosen = next(row for row in _table("evaluation_selected") if row["group"] == "samples")
+    shares = [_share(chosen, name) for name in ("designable", "sctm_above_0.5")]
+    assert f"Of structures so chosen, {shares[0]} fold back by scRMSD < 2 Å and {shares[1]} by scTM > 0.5" in text
     of_natives = (f"{100 * float(natives[name]):.0f} %" for name in ("sctm_above_0.5", "designable"))
     assert f"which gives {' and '.join(of_natives)} for designed proteins of the test split" in text
 

@@ -213,9 +213,9 @@ def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
         lines.append(json.dumps(record) + "\n")
     (report / "records.jsonl").write_text("".join(lines))
     fit = runpy.run_path(str(ROOT / "pipelines" / "fit_foldability.py"))["main"]
-    options = (f"weights={run}", f"samples=[{samples}]")
-    assert run_pipeline(fit, "fit_foldability", *options, f"reports=[{report},{report}]") == 2
-    assert run_pipeline(fit, "fit_foldability", *options, f"reports=[{report}]") == 0
+    fitting = (f"weights={run}", f"samples={samples}")
+    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports=[{report},{report}]") == 2
+    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports={report}") == 0
     card = read_card(run)
     assert card["foldability"]["structures"] == 40
     first = read_structure(samples / "0.pdb")
@@ -229,7 +229,7 @@ def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
     assert read_card(output / "mine.json")["foldability"] == card["foldability"]
     assert np.allclose(foldability_of(output / "mine.json").usual, foldability_of(run).usual)
     (report / "records.jsonl").write_text("".join(lines[:20]))
-    assert run_pipeline(fit, "fit_foldability", f"weights={run}", f"samples=[{samples}]", f"reports=[{report}]") == 2
+    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports=[{report}]") == 2
 
 
 @pytest.fixture(scope="module")

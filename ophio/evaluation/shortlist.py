@@ -5,6 +5,7 @@ sample several times as many as will be evaluated, and to choose among them by w
 """
 
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from ophio.protein import Protein
 from ophio.tables import write_csv
 
 COMPARED = 4  # times as many as are wanted, the best, are compared with one another
-DIVERSITY = 0.4  # energy of a residue, times ln(1 + how many are alike)
+DIVERSITY = 0.4  # energy of a residue; times ln(1 + how many alike have been chosen)
 TABLE = "selection.csv"
 
 
@@ -48,7 +49,7 @@ def candidates(folder: Path, model: str | Path) -> tuple[list[Candidate], list[s
     read, complaints = [], []
     for path in structure_files(folder)[0]:
         try:
-            protein = read_backbone(path, (1, 10**6))
+            protein = read_backbone(path, (1, sys.maxsize))  # the limits are the model's, below
             if not shortest <= protein.num_residues <= longest:
                 what = f"{protein.num_residues} residues, {model} was trained on {shortest}-{longest}"
                 raise UserError(f"{path}: {what} and cannot judge it")
@@ -87,8 +88,8 @@ def shortlist(
     if diversity and len(best) > 1:
         i, j = alike(compared, torch.combinations(torch.arange(len(best))), progress).T.numpy()
         like[i, j] = like[j, i] = True
-    chosen, count, left = [], np.zeros(len(best), dtype=int), np.ones(len(best), dtype=bool)
-    before = []
+    chosen, before = [], []
+    count, left = np.zeros(len(best), dtype=int), np.ones(len(best), dtype=bool)
     for _ in range(min(num, len(best))):
         k = int(np.where(left, score + diversity * np.log1p(count), np.inf).argmin())
         chosen.append(int(best[k]))
