@@ -1,7 +1,10 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
+import hashlib
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ophio.errors import UserError
@@ -21,3 +24,24 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError where something is there that is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: not an empty folder; give another one")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Generator[Path, None, None]:
+    """A folder beside it to fill, which takes its name and place at the end; what an interrupted run left is removed."""
+    unfinished = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    os.replace(unfinished, folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the content of a file, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,15 +10,14 @@ pipelines/encode_latents.py takes them in with `samples`. Options: configs/selec
 """
 
 import math
-import os
 import shutil
 from pathlib import Path
 
 from ophio.config import pipeline
-from ophio.errors import UserError
 from ophio.evaluation.evaluate import read_records
 from ophio.evaluation.selection import best_samples, judged
 from ophio.evaluation.structures import structure_files
+from ophio.files import check_new_folder, whole_folder
 from ophio.io import read_structure
 from ophio.pretrained import load_diffusion, read_card
 
@@ -28,19 +27,15 @@ def main(
     samples: str, report: str, output: str, weights: str, share: float, commonness: float, banded: list[str], seed: int
 ) -> None:
     folder, records = Path(output), read_records(Path(report))
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{output}: not empty; give another folder")
+    check_new_folder(folder)
     files, bands = structure_files(Path(samples))[0], read_card(weights)["bands"]
     measured = {record["name"]: record["energy"] for record in records if record.get("energy") is not None}
     energies = [measured.get(file.name, math.nan) for file in files]
     columns, correlation = judged([read_structure(file) for file in files], energies, *load_diffusion(weights), seed)
     best = [files[k] for k in best_samples(columns, share, bands, banded, commonness)]
-    unfinished = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
-    unfinished.mkdir(parents=True)
-    for file in best:
-        shutil.copyfile(file, unfinished / file.name)
-    os.replace(unfinished, folder)  # whole or not at all: a part of the best would be learned from like the whole
+    with whole_folder(folder) as unfinished:  # a part of the best would be learned from like the whole
+        for file in best:
+            shutil.copyfile(file, unfinished / file.name)
     print(
         f"{output}: {len(best)} of {len(files)} samples; {len(measured)} energies measured, the others told "
         f"(correlation {correlation:.2f})"

@@ -5,7 +5,6 @@ linear map of the invariants of what it sees, fitted to some hundreds of structu
 of the others are worth it.
 """
 
-import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,12 +24,12 @@ from ophio.autoencoder import Autoencoder
 from ophio.diffusion import Conditions, LatentDiffusion
 from ophio.diffusion.process import centred_noise
 from ophio.errors import UserError
-from ophio.files import write_whole
+from ophio.files import sha256_of, write_whole
 from ophio.metrics.alignment import likely_alike, tm_scores
 from ophio.pretrained import find, read_card
 from ophio.protein import Protein, stack
 
-LEVEL = 1.4  # sigma at which the denoiser looks: 0.9 and 0.3 tell a little less, and all three together no more
+LEVEL = 1.4  # sigma at which the denoiser looks: 0.9 and 0.3 tell a little less, and all three together hardly more
 TEMPERATURE = 0.45  # of the noise: sampling at a low temperature never meets all of it
 BATCH = 32  # structures
 SHRINKAGE = 5000.0  # of the linear map, best of 300 to 10,000 by cross-validation on 1,648 samples
@@ -125,7 +124,7 @@ def foldability_of(model: str | Path) -> Foldability:
             f"model {model}: cannot tell what folds; fit that first: pipelines/fit_foldability.py weights={model}"
         )
     found = Foldability.load(path)
-    if _sha256(path) != card["foldability"]["sha256"]:
+    if sha256_of(path) != card["foldability"]["sha256"]:
         raise UserError(f"{path}: not the map that the card of {model} describes: copy both, or fit it again")
     return found
 
@@ -134,13 +133,9 @@ def attach(model: str | Path, foldability: Foldability, facts: Mapping[str, int 
     """Puts it beside the card of a diffusion model, which then has its hash and `facts`. Returns the file."""
     card, path = read_card(model), find(model).with_suffix(FOLDABILITY)
     foldability.save(path)
-    card["foldability"] = {"sha256": _sha256(path), **facts}
+    card["foldability"] = {"sha256": sha256_of(path), **facts}
     write_whole(find(model), (json.dumps(card, indent=2) + "\n").encode())
     return path
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def powers_of(lengths: Int[np.ndarray, "structures"]) -> Float[np.ndarray, "structures 3"]:

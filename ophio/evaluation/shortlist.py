@@ -1,6 +1,6 @@
 """The structures of a folder that are worth folding: told to fold well for their length, and not all alike.
 
-To design sequences for a structure and to fold them takes some 20 seconds, to sample one a twentieth of one. So it pays to
+To design sequences for a structure and to fold them takes some 20 seconds, to sample one less than a tenth of one. So it pays to
 sample several times as many as will be evaluated, and to choose among them by what `foldability` tells.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ophio.errors import UserError
 from ophio.evaluation.foldability import alike, foldability_of, invariants
 from ophio.evaluation.structures import read_backbone, structure_files
-from ophio.files import write_whole
+from ophio.files import check_new_folder, whole_folder, write_whole
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein
@@ -78,10 +78,7 @@ def shortlist(
     Returns which, in the order of choice, and how many chosen before each are alike (TM-score by the longer above 0.6).
     Only the best 4 * `num` by score are compared. Raises UserError for a number or weight without a meaning.
     """
-    if num < 1:
-        raise UserError(f"num {num}: give a number of structures, at least 1")
-    if not 0 <= diversity < float("inf"):
-        raise UserError(f"diversity {diversity}: give a number, at least 0")
+    check_choice(num, diversity)
     best = np.argsort(scores, kind="stable")[: COMPARED * num]
     compared = [traces[k] for k in best]
     score, like = np.asarray(scores, dtype=float)[best], np.zeros((len(best), len(best)), dtype=bool)
@@ -99,6 +96,14 @@ def shortlist(
     return chosen, before
 
 
+def check_choice(num: int, diversity: float) -> None:
+    """Raises UserError for a number of structures or a weight without a meaning."""
+    if num < 1:
+        raise UserError(f"num {num}: give a number of structures, at least 1")
+    if not 0 <= diversity < float("inf"):
+        raise UserError(f"diversity {diversity}: give a number, at least 0")
+
+
 def select(
     folder: Path,
     num: int,
@@ -112,22 +117,19 @@ def select(
     Returns the rows of the table, the best first, and complaints about structures that could not be judged. Raises
     UserError where `output` holds something, or what `candidates` and `shortlist` do.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: not an empty folder; give another one")
+    check_new_folder(output)
+    check_choice(num, diversity)  # before minutes of judging
     judged, complaints = candidates(folder, model)
     scores = [candidate.beyond_usual for candidate in judged]
     chosen, before = shortlist(scores, [c.protein.ca for c in judged], num, diversity, progress=True)
     rows = list(_rows([judged[k] for k in chosen], before))
-    unfinished = output.with_name(f".{output.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run
-    unfinished.mkdir(parents=True)
-    for k in chosen:
-        shutil.copyfile(judged[k].path, unfinished / judged[k].path.name)
-    write_csv(rows, unfinished / TABLE)
     shown = [Entry(judged[k].protein, row["file"], _caption(row)) for k, row in zip(chosen[:SHOWN], rows, strict=False)]
     page = grid_page(shown, f"{len(rows)} of {len(judged)} structures", total=len(rows), viewer_js=viewer_js)
-    write_whole(unfinished / "index.html", page.encode())
-    unfinished.replace(output)
+    with whole_folder(output) as unfinished:
+        for k in chosen:
+            shutil.copyfile(judged[k].path, unfinished / judged[k].path.name)
+        write_csv(rows, unfinished / TABLE)
+        write_whole(unfinished / "index.html", page.encode())
     return rows, complaints
 
 

@@ -15,6 +15,7 @@ import torch
 from ophio.constants import CA, C, N, O
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
+from ophio.files import sha256_of
 from ophio.io import SUFFIXES, StructureWarning, read_structure, write_structure
 from ophio.protein import Protein
 
@@ -89,7 +90,7 @@ def check_backbone(protein: Protein, where: str, lengths: tuple[int, int]) -> No
 
 def content_hash(path: Path) -> str:
     """Tells versions of a file apart: 16 digits of its SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def contents_hash(paths: Sequence[Path]) -> str:
