@@ -29,6 +29,7 @@ from ophio.diffusion.samplers import SAMPLERS, options_of
 from ophio.errors import UserError
 from ophio.files import write_whole
 from ophio.forks import default_workers, each_forked
+from ophio.foldability import Foldability, foldability_of
 from ophio.io import read_structure, write_structure
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
@@ -117,6 +118,7 @@ class Run:
     diffusion: LatentDiffusion
     autoencoder: Autoencoder
     sampler: SamplerSettings
+    foldability: Foldability | None = None  # to choose among drafts by
 
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
@@ -139,7 +141,7 @@ class Run:
         if num_workers is not None and num_workers < 1:
             raise UserError(f"workers {num_workers}: give a number of processes, at least 1")
         if batch_size is None:
-            few = max(1, BATCH_RESIDUES // max(item.length for item in self.items))
+            few = max(1, BATCH_RESIDUES // (self.sampler.drafts * max(item.length for item in self.items)))
             batch_size = min(LARGEST_BATCH, few, math.ceil(len(self.items) / 2))
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: give a number of samples, at least 1")
@@ -155,7 +157,7 @@ class Run:
         """Makes and records what is missing of a batch; how many samples the batch has."""
         # the whole batch even where some are done: a sample's rounding depends on its companions
         lengths, seeds = [item.length for item in batch], [item.seed for item in batch]
-        samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler)
+        samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler, self.foldability)
         with open(self.folder / f"{RECORDS}.part{rank}.{os.getpid()}", "a", encoding="utf-8") as log:
             log.write("\n")  # ends a line that a crash cut off
             for item, sample in zip(batch, samples, strict=True):
@@ -182,6 +184,7 @@ def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, as
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
     sampler = released_settings(card, asked)
+    foldability = foldability_of(model) if sampler.drafts > 1 else None
     if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.compactness:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
     if sampler.origin is not None and not diffusion.denoiser.condition.origin:
@@ -193,7 +196,7 @@ def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, as
     asked_now["typical"] = len(sampler.typical)  # hundreds of chains, in the card
     settings = {"model": model, "weights": card["weights_sha256"], "seed": seed, "length": [shortest, longest]}
     claim(folder, settings | asked_now)
-    return Run(folder, items, diffusion, autoencoder, sampler)
+    return Run(folder, items, diffusion, autoencoder, sampler, foldability)
 
 
 def released_settings(card: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplerSettings:
@@ -218,6 +221,14 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
             raise UserError(f"options {name}={value}: give a number, at least 0")
     if sampler.steps < 2:
         raise UserError(f"steps {sampler.steps}: give at least 2")
+    if sampler.drafts < 1:
+        raise UserError(f"drafts {sampler.drafts}: give a number of drafts a sample, at least 1")
+    if sampler.draft_steps < 2:
+        raise UserError(f"draft steps {sampler.draft_steps}: give at least 2")
+    if not 0 < sampler.rework < math.inf:
+        raise UserError(f"rework {sampler.rework}: give the noise level to go on from, above 0")
+    if not 0 <= sampler.rarity < math.inf:
+        raise UserError(f"rarity {sampler.rarity}: give a weight, at least 0")
     if not 0 < sampler.noise_scale <= 2:
         raise UserError(f"noise scale {sampler.noise_scale}: give a number above 0, at most 2")
     for name in ("helix", "strand"):

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from ophio.autoencoder import Autoencoder, Latent
 from ophio.backbone import BackboneGeometry
 from ophio.cloud import Cloud
 from ophio.diffusion import DESIGNED, Conditions, LatentDiffusion
+from ophio.errors import UserError
+from ophio.foldability import Foldability, seen_in
 from ophio.idealize import idealize
 from ophio.metrics import (
     COMPACT_EXPONENT,
@@ -55,6 +57,9 @@ class SamplerSettings:
             for; the model is told offset + slope * fraction, at least 0, so that they come out as asked.
         guidance: how far to follow them, 1 as trained.
         idealize: bring bonds, angles and contacts into their ranges after decoding (`ophio.idealize`).
+        drafts: with more than 1, each sample is drafted that often, in `draft_steps`; the draft that is told to fold
+            best (`ophio.foldability`) is noised to sigma `rework` and goes on from there, in what `steps` have below.
+        rarity: weight of how common the fold of a draft is, beside its energy of a residue.
     """
 
     sampler: str = "heun"
@@ -68,6 +73,10 @@ class SamplerSettings:
     calibration: Sequence[Sequence[float]] = ((0.0, 1.0), (0.0, 1.0))
     guidance: float = 1.0
     idealize: bool = False
+    drafts: int = 1
+    draft_steps: int = 7
+    rework: float = 1.6
+    rarity: float = 0.5
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -89,12 +98,18 @@ def generate(
     lengths: Sequence[int],
     seeds: Iterable[int],
     settings: SamplerSettings,
+    foldability: Foldability | None = None,
 ) -> list[Sample]:
     """One batch of samples of the given lengths (residues), with all their atoms.
 
     A sample depends on its seed and, through rounding alone, on what shares its batch. One that is not finite, or ends
     farther than 1000 Å away, is drawn again with a `DivergedSample` warning, up to five times in all.
+
+    `foldability`: of the model (`ophio.foldability.foldability_of`), to choose among drafts by. Raises UserError where
+    it is missing and there are several drafts.
     """
+    if settings.drafts > 1 and foldability is None:
+        raise UserError(f"drafts {settings.drafts}: cannot choose among them without a map of what folds; ask for 1")
     lengths, seeds = list(lengths), list(seeds)
     started = time.perf_counter()
     samples: list[Protein | None] = [None] * len(lengths)
@@ -103,7 +118,7 @@ def generate(
     while waiting and attempt < ATTEMPTS:
         generators = [_generator(seeds[k], attempt) for k in waiting]
         conditions = _conditions(settings, [lengths[k] for k in waiting], [seeds[k] for k in waiting])
-        proteins = _draw(diffusion, autoencoder, conditions, generators, settings)
+        proteins = _draw(diffusion, autoencoder, conditions, generators, settings, foldability)
         attempt += 1
         again = []
         for k, protein in zip(waiting, proteins, strict=True):
@@ -153,13 +168,34 @@ def _draw(
     conditions: Conditions,
     generators: list[torch.Generator],
     settings: SamplerSettings,
+    foldability: Foldability | None,
 ) -> list[Protein | None]:
     """A protein for each generator, None where it diverged."""
     device = next(diffusion.parameters()).device
     conditions, lengths = conditions.to(device), conditions.num_residues.tolist()
     residue_mask = torch.arange(max(lengths), device=device) < conditions.num_residues[:, None]
     node_mask = autoencoder.masks(residue_mask)[-1]
-    cloud = diffusion.sample(
+    if settings.drafts > 1 and foldability is not None:
+        draft = _best_draft(diffusion, foldability, node_mask, conditions, generators, settings)
+        cloud = _sampled(diffusion, node_mask, conditions, generators, settings, draft, settings.rework)
+    else:
+        cloud = _sampled(diffusion, node_mask, conditions, generators, settings)
+    finite = (cloud.positions.isfinite().all((-1, -2)) & cloud.features.isfinite().all((-1, -2, -3))).cpu()
+    protein = autoencoder.decode(latent_of(_finite(cloud), residue_mask)).map(lambda t: t.cpu())
+    chains = protein.unstack(lengths)
+    return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
+
+
+def _sampled(
+    diffusion: LatentDiffusion,
+    node_mask: Bool[Tensor, "batch n"],
+    conditions: Conditions,
+    generators: list[torch.Generator],
+    settings: SamplerSettings,
+    start: Cloud | None = None,
+    start_sigma: float = math.inf,
+) -> Cloud:
+    return diffusion.sample(
         node_mask,
         conditions,
         generators,
@@ -168,12 +204,43 @@ def _draw(
         settings.noise_scale,
         settings.guidance,
         settings.options,
+        start,
+        start_sigma,
     )
-    finite = (cloud.positions.isfinite().all((-1, -2)) & cloud.features.isfinite().all((-1, -2, -3))).cpu()
-    cloud = Cloud(cloud.positions.nan_to_num(0.0, 0.0, 0.0), cloud.features.nan_to_num(0.0, 0.0, 0.0), cloud.mask)
-    protein = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu())
-    chains = protein.unstack(lengths)
-    return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
+
+
+def _best_draft(
+    diffusion: LatentDiffusion,
+    foldability: Foldability,
+    node_mask: Bool[Tensor, "batch n"],
+    conditions: Conditions,
+    generators: list[torch.Generator],
+    settings: SamplerSettings,
+) -> Cloud:
+    """Of several latents (Å) for each generator, drawn in few steps, the one of lowest energy, common folds marked down.
+
+    All drafts are one batch: small proteins leave a processor idle.
+    """
+    many = settings.drafts
+    # streams of their own: a sample must not depend on how many others are drafted beside it
+    seeds = [torch.randint(2**62, (many,), generator=generator).tolist() for generator in generators]
+    streams = [torch.Generator().manual_seed(seed) for drafts in seeds for seed in drafts]
+    rows = torch.arange(len(generators), device=node_mask.device).repeat_interleave(many)
+    told = Conditions(conditions.num_residues[rows], conditions.content[rows])
+    drafting = replace(settings, steps=settings.draft_steps)
+    drafts = _sampled(diffusion, node_mask[rows], told, streams, drafting)
+    seen = seen_in(diffusion, _finite(drafts), told.num_residues.cpu().numpy())
+    score = foldability.told(seen)
+    if foldability.common is not None:
+        score = score + settings.rarity * foldability.common(seen)
+    diverged = ~(drafts.positions.isfinite().all((-1, -2)) & drafts.features.isfinite().all((-1, -2, -3)))
+    score = np.where(diverged.cpu().numpy() | ~np.isfinite(score), np.inf, score).reshape(-1, many)
+    best = torch.from_numpy(np.arange(len(score)) * many + score.argmin(1)).to(node_mask.device)
+    return Cloud(drafts.positions[best], drafts.features[best], drafts.mask[best])
+
+
+def _finite(cloud: Cloud) -> Cloud:
+    return Cloud(cloud.positions.nan_to_num(0.0, 0.0, 0.0), cloud.features.nan_to_num(0.0, 0.0, 0.0), cloud.mask)
 
 
 def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:

@@ -24,6 +24,7 @@ def main(
     sampler: str | None,
     steps: int | None,
     noise_scale: float | None,
+    drafts: int | None,
     helix: float | None,
     strand: float | None,
     compactness: float | None,
@@ -34,7 +35,7 @@ def main(
     accelerator: str,
     devices: int,
 ) -> None:
-    asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale}
+    asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale, "drafts": drafts}
     asked |= {"helix": helix, "strand": strand, "compactness": compactness, "origin": origin}
     asked |= {"guidance": guidance, "idealize": idealize}
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,12 +19,13 @@ from ophio.cli import main
 from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
 from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
+from ophio.foldability import Foldability, LinearMap, seen_in
 from ophio.forks import each_forked
 from ophio.io import read_structure
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load_diffusion, save
 from ophio.samples import Run, check_settings, collect, length_range, plan, prepare, released_settings
-from ophio.sampling import DivergedSample, SamplerSettings, _conditions, generate
+from ophio.sampling import DivergedSample, SamplerSettings, _best_draft, _conditions, generate
 
 ROOT = Path(__file__).parents[1]
 AUTOENCODER = {"channels": [8, 8, 8, 8], "strides": [2, 2, 2], "latent_channels": 4, "latent_lmax": 1}
@@ -202,6 +205,78 @@ def test_a_diverging_sample_is_drawn_again_and_counted(pair):
         first, second = generate(unsteady, autoencoder, [24, 24], [1, 2], QUICK)
     assert (first.attempts, second.attempts) == (2, 1)
     assert first.protein.positions.isfinite().all()
+
+
+DRAFTED = SamplerSettings(steps=3, drafts=4, draft_steps=2, rarity=0.5)
+
+
+@pytest.fixture
+def judge(pair):
+    """Maps to two other sums of what a denoiser sees."""
+    diffusion, _ = pair
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    cloud = diffusion.sample(mask, Conditions.of_lengths(torch.tensor([30])), [torch.Generator()], steps=2)
+    width = seen_in(diffusion, cloud, np.array([30])).shape[-1]
+    maps = [LinearMap(np.zeros(width), np.ones(width), np.sin(k * np.arange(width)), 0.0) for k in (1, 2)]
+    return Foldability(maps[0], np.zeros(3), maps[1])
+
+
+def drafts_of(pair, judge, settings=DRAFTED, num=6):
+    """The chosen drafts of six samples of 24 residues, and their scores."""
+    diffusion, autoencoder = pair
+    mask = autoencoder.masks(torch.ones(num, 24, dtype=torch.bool))[-1]
+    lengths = torch.full((num,), 24)
+    streams = [torch.Generator().manual_seed(seed) for seed in range(num)]
+    best = _best_draft(diffusion, judge, mask, Conditions.of_lengths(lengths), streams, settings)
+    seen = seen_in(diffusion, best, lengths.numpy())
+    return best, judge.told(seen) + (settings.rarity * judge.common(seen) if judge.common else 0)
+
+
+def test_the_draft_of_lowest_energy_and_commonness_is_worked_out(pair, judge):
+    best, scores = drafts_of(pair, judge)
+    turned = Foldability(replace(judge.told, weights=-judge.told.weights), judge.usual, None)
+    _, one = drafts_of(pair, judge, replace(DRAFTED, drafts=1))
+    worst, _ = drafts_of(pair, turned)
+    assert (scores <= one + 1e-6).all() and (scores < one - 1e-6).sum() >= 3  # the first of 4 is the best of 1 in 4
+    told = [judge.told(seen_in(pair[0], c, np.full(6, 24))) for c in (best, worst)]
+    assert told[0].mean() < told[1].mean()
+    more, _ = drafts_of(pair, judge, num=3)  # whatever else is drafted
+    torch.testing.assert_close(more.positions, best.positions[:3], atol=1e-3, rtol=0)
+
+
+def test_a_sample_is_like_the_draft_that_was_chosen_for_it(pair, judge):
+    """Reworked from almost no noise, a sample is the draft; drafts of another judge give another sample."""
+    settings = replace(DRAFTED, rework=0.03)
+    sample = generate(*pair, [24], [5], settings, judge)[0].protein
+    assert torch.equal(sample.ca, generate(*pair, [24], [5], settings, judge)[0].protein.ca)
+    together = generate(*pair, [24, 41], [5, 2], settings, judge)[0].protein
+    torch.testing.assert_close(together.ca, sample.ca, atol=1e-3, rtol=0)
+    turned = Foldability(replace(judge.told, weights=-judge.told.weights), judge.usual, None)
+    other = generate(*pair, [24], [5], settings, turned)[0].protein
+    assert (sample.ca - other.ca).abs().max() > 0.1
+
+
+def test_drafts_need_a_judge_and_sensible_settings(pair, model, tmp_path):
+    with pytest.raises(UserError, match="drafts 4: cannot choose"):
+        generate(*pair, [24], [5], DRAFTED)
+    with pytest.raises(UserError, match="cannot tell what folds"):
+        prepare(str(model), 1, 24, 0, tmp_path / "none", {"drafts": 2})
+    assert not (tmp_path / "none").exists()
+    for changes, message in (
+        ({"drafts": 0}, "drafts 0"),
+        ({"draft_steps": 1}, "draft steps 1"),
+        ({"rework": 0.0}, "rework 0"),
+        ({"rarity": -1.0}, "rarity -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_settings(SamplerSettings(**changes))
+
+
+def test_a_draft_that_diverged_is_not_chosen(pair, judge):
+    diffusion, autoencoder = pair
+    unsteady = LatentDiffusion(Unsteady(failures=1), diffusion.process).eval()
+    (sample,) = generate(unsteady, autoencoder, [24], [1], DRAFTED, judge)
+    assert sample.attempts == 1 and sample.protein.positions.isfinite().all()
 
 
 def test_a_sample_that_always_diverges_is_given_up(pair):

@@ -18,12 +18,12 @@ from ophio.data.latents import LatentCorpus, encode_samples, mixed, write_latent
 from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
 from ophio.evaluation import shortlist as shortlists
-from ophio.evaluation.foldability import (
+from ophio.evaluation.commonness import commonness
+from ophio.foldability import (
     FOLDABILITY,
     Foldability,
     LinearMap,
     attach,
-    commonness,
     correlation,
     foldability_of,
     invariants,
@@ -97,18 +97,18 @@ def test_common_folds_are_those_with_many_alike():
 
 
 def test_invariants_do_not_turn_with_the_chain_nor_depend_on_its_company():
-    """The noise does not turn with the chain, so they agree only as far as they do for another noise."""
+    """The noise does not turn with the chain, so turned they agree only as far as any two looks through noise do."""
     diffusion, autoencoder = load_diffusion("mini_diffusion")
     chain = read(CLOSED)[1]
     chains = [chain.crop(0, 60), chain.crop(100, 180), chain.crop(20, 90)]
     seen = invariants(diffusion, autoencoder, chains)
     assert seen.shape[0] == 3 and np.isfinite(seen).all()
     turned = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains])
-    noised = invariants(diffusion, autoencoder, chains, seed=1)
+    again = invariants(diffusion, autoencoder, [c.rotate(random_rotation()) for c in chains])
     apart = np.linalg.norm(seen[0] - seen[1])
-    assert np.linalg.norm(seen - turned, axis=1).max() < 2 * np.linalg.norm(seen - noised, axis=1).max() < apart
-    swapped = invariants(diffusion, autoencoder, chains[::-1])[::-1]
-    assert np.allclose(seen, swapped, rtol=1e-3, atol=1e-3)
+    assert np.linalg.norm(seen - turned, axis=1).max() < 2 * np.linalg.norm(turned - again, axis=1).max() < apart
+    for k, chain in enumerate(chains):  # by itself, it is noised as it is in company
+        assert np.allclose(seen[k], invariants(diffusion, autoencoder, [chain])[0], rtol=1e-3, atol=1e-3)
 
 
 def test_those_chosen_are_good_and_unlike():
@@ -134,13 +134,17 @@ def test_what_a_model_can_tell_is_kept_beside_it(tmp_path):
     rng = np.random.default_rng(0)
     seen, lengths = rng.normal(size=(80, 6)), rng.integers(50, 100, 80)
     energies = -5 + lengths / 25 + seen[:, 0]
-    made = Foldability.fit(np.column_stack([seen, lengths / 100, (lengths / 100) ** 2]), lengths, energies)
+    known = np.column_stack([seen, lengths / 100, (lengths / 100) ** 2])
+    made = Foldability.fit(known, lengths, energies, LinearMap.fit(known, seen[:, 1], 0.0))
     assert np.abs(made.beyond_usual(energies, lengths) - seen[:, 0]).max() < 0.5
     assert abs(made.beyond_usual(energies, lengths).mean()) < 1e-6
     attach(tmp_path, made, {"structures": 80})
     assert read_card(tmp_path)["foldability"]["structures"] == 80
     again = foldability_of(tmp_path)
     assert np.allclose(again.told.weights, made.told.weights, atol=1e-6) and np.allclose(again.usual, made.usual)
+    assert again.common is not None and np.allclose(again.common(known), seen[:, 1], atol=1e-5)
+    attach(tmp_path, Foldability.fit(known, lengths, energies), {})
+    assert foldability_of(tmp_path).common is None  # rarity was not counted
 
     path = tmp_path / f"model{FOLDABILITY}"
     shutil.copy(find("mini_diffusion").with_suffix(FOLDABILITY), path)
@@ -215,12 +219,14 @@ def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
     fit = runpy.run_path(str(ROOT / "pipelines" / "fit_foldability.py"))["main"]
     fitting = (f"weights={run}", f"samples={samples}")
     assert run_pipeline(fit, "fit_foldability", *fitting, f"reports=[{report},{report}]") == 2
-    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports={report}") == 0
+    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports={report}", f"fresh={samples}") == 0
     card = read_card(run)
-    assert card["foldability"]["structures"] == 40
+    assert card["foldability"]["structures"] == card["foldability"]["counted"] == 40
     first = read_structure(samples / "0.pdb")
-    told = foldability_of(run).told(invariants(*load_diffusion(run), [first]))
-    assert -4 < told[0] < 0
+    seen = invariants(*load_diffusion(run), [first])
+    assert -4 < foldability_of(run).told(seen)[0] < 0
+    fitted = foldability_of(run).common
+    assert fitted is not None and 0 < fitted(seen)[0] < np.log(40)  # its neighbours along the chain are alike
 
     release = runpy.run_path(str(ROOT / "pipelines" / "release.py"))["main"]
     output = tmp_path / "released"

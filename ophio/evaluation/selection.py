@@ -12,7 +12,8 @@ import numpy as np
 from ophio.autoencoder import Autoencoder
 from ophio.diffusion import LatentDiffusion
 from ophio.errors import UserError
-from ophio.evaluation.foldability import LinearMap, commonness, correlation, invariants, length_trend, powers_of
+from ophio.evaluation.commonness import commonness
+from ophio.foldability import LinearMap, correlation, invariants, length_trend, powers_of
 from ophio.generation import BANDED, within_bands
 from ophio.protein import Protein
 from ophio.sampling import report_of
@@ -48,7 +49,7 @@ def judged(
     if measured.sum() < FEWEST:
         raise UserError(f"{measured.sum()} evaluated samples: give {FEWEST} or more to choose by")
     reports = [report_of(protein) for protein in proteins]
-    seen = invariants(diffusion, autoencoder, proteins, seed)
+    seen = invariants(diffusion, autoencoder, proteins)
     known, target = seen[measured], energy[measured]
     common = commonness([protein.ca for protein, ok in zip(proteins, measured, strict=True) if ok], seed)
     energy[~measured] = LinearMap.fit(known, target)(seen[~measured])

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ophio.errors import UserError
-from ophio.evaluation.foldability import alike, foldability_of, invariants
+from ophio.evaluation.commonness import alike
+from ophio.foldability import foldability_of, invariants
 from ophio.evaluation.structures import read_backbone, structure_files
 from ophio.files import check_new_folder, whole_folder, write_whole
 from ophio.pages import SHOWN, Entry, grid_page

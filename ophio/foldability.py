@@ -2,7 +2,7 @@
 
 To fold, or even to score, a structure takes seconds; a look of the denoiser at its noised latent takes milliseconds. A
 linear map of the invariants of what it sees, fitted to some hundreds of structures with measured energies, tells which
-of the others are worth it.
+of the others are worth it; another, fitted to counts of structures alike, tells which are rare.
 """
 
 import json
@@ -18,14 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
 from torch import Tensor
-from tqdm import tqdm
 
 from ophio.autoencoder import Autoencoder
+from ophio.cloud import Cloud
 from ophio.diffusion import Conditions, LatentDiffusion
 from ophio.diffusion.process import centred_noise
 from ophio.errors import UserError
 from ophio.files import sha256_of, write_whole
-from ophio.metrics.alignment import likely_alike, tm_scores
 from ophio.pretrained import find, read_card
 from ophio.protein import Protein, stack
 
@@ -33,10 +32,8 @@ LEVEL = 1.4  # sigma at which the denoiser looks: 0.9 and 0.3 tell a little less
 TEMPERATURE = 0.45  # of the noise: sampling at a low temperature never meets all of it
 BATCH = 32  # structures
 SHRINKAGE = 5000.0  # of the linear map, best of 300 to 10,000 by cross-validation on 1,648 samples
-ALIKE, SCREEN = 0.6, 0.5  # TM-score by the longer of two; as estimated, from which on they are aligned: misses 1 in 400
-FOLDABILITY = ".foldability.safetensors"
-PAIRS = 8192  # compared between two reports of progress
-REFERENCES = 400  # structures that neighbours are counted among
+COMMON_SHRINKAGE = 1500.0  # of that of commonness, best of 300 to 15,000 on 1,800
+FOLDABILITY, COMMON = ".foldability.safetensors", "common."  # the file beside a card; names in it
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,31 @@ class LinearMap:
     def __call__(self, x: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples"]:
         return (x - self.mean) / self.scale @ self.weights + self.offset
 
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """What a file keeps of it, in 32 bits."""
+        arrays = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "offset": np.array(self.offset)}
+        return {prefix + name: torch.from_numpy(array).float() for name, array in arrays.items()}
 
-def correlation(x: Float[np.ndarray, "samples features"], y: Float[np.ndarray, "samples"], folds: int = 10) -> float:
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> "LinearMap":
+        """Raises KeyError where they are not all there."""
+        mean, scale, weights, offset = (
+            tensors[prefix + name].double().numpy() for name in ("mean", "scale", "weights", "offset")
+        )
+        return cls(mean, scale, weights, float(offset))
+
+
+def correlation(
+    x: Float[np.ndarray, "samples features"],
+    y: Float[np.ndarray, "samples"],
+    folds: int = 10,
+    shrinkage: float = SHRINKAGE,
+) -> float:
     """Of `LinearMap`s with values that they were not fitted to."""
     fold = np.random.default_rng(0).permutation(len(y)) % folds
     told = np.empty(len(y))
     for k in range(folds):
-        told[fold == k] = LinearMap.fit(x[fold != k], y[fold != k])(x[fold == k])
+        told[fold == k] = LinearMap.fit(x[fold != k], y[fold != k], shrinkage)(x[fold == k])
     return float(np.corrcoef(told, y)[0, 1])
 
 
@@ -80,6 +95,7 @@ class Foldability:
 
     told: LinearMap
     usual: Float[np.ndarray, "3"]  # of 1, length / 100 and its square
+    common: LinearMap | None = None  # ln(1 + how many of some hundreds of samples are alike), where that was counted
 
     @classmethod
     def fit(
@@ -87,9 +103,10 @@ class Foldability:
         seen: Float[np.ndarray, "structures features"],
         lengths: Int[np.ndarray, "structures"],
         energies: Float[np.ndarray, "structures"],
+        common: LinearMap | None = None,
     ) -> "Foldability":
         """`seen`: of `invariants`; `energies`: measured, for a residue."""
-        return cls(LinearMap.fit(seen, energies), length_trend(lengths, energies))
+        return cls(LinearMap.fit(seen, energies), length_trend(lengths, energies), common)
 
     def beyond_usual(
         self, energies: Float[np.ndarray, "structures"], lengths: Int[np.ndarray, "structures"]
@@ -99,16 +116,18 @@ class Foldability:
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, complete or not at all."""
-        arrays = {"mean": self.told.mean, "scale": self.told.scale, "weights": self.told.weights, "usual": self.usual}
-        tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
-        write_whole(path, serialise(tensors | {"offset": torch.tensor(self.told.offset)}))
+        tensors = self.told.tensors() | {"usual": torch.from_numpy(self.usual).float()}
+        if self.common is not None:
+            tensors |= self.common.tensors(COMMON)
+        write_whole(path, serialise(tensors))
 
     @classmethod
     def load(cls, path: Path) -> "Foldability":
         """Raises UserError for a file that cannot be read or holds something else."""
         try:
-            read = {name: tensor.double().numpy() for name, tensor in parse(path.read_bytes()).items()}
-            return cls(LinearMap(read["mean"], read["scale"], read["weights"], float(read["offset"])), read["usual"])
+            tensors = parse(path.read_bytes())
+            common = LinearMap.of_tensors(tensors, COMMON) if f"{COMMON}weights" in tensors else None
+            return cls(LinearMap.of_tensors(tensors), tensors["usual"].double().numpy(), common)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"{path}: no map of energies can be read from it ({error}); fit one") from None
 
@@ -152,30 +171,38 @@ def length_trend(
 
 @torch.no_grad()
 def invariants(
-    diffusion: LatentDiffusion, autoencoder: Autoencoder, proteins: Sequence[Protein], seed: int = 0
+    diffusion: LatentDiffusion, autoencoder: Autoencoder, proteins: Sequence[Protein]
 ) -> Float[np.ndarray, "proteins features"]:
-    """Of each chain: its length, and what the denoiser makes of its latent, noised, which it is shown as its estimate.
-
-    Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block from the middle
-    on. The noise is drawn with `seed`.
-    """
+    """Of each chain: `seen_in` its latent."""
     lengths = np.array([protein.num_residues for protein in proteins])
     order = np.argsort(lengths, kind="stable")
-    generator = torch.Generator().manual_seed(seed)
     parts = []
     for chosen in np.split(order, range(BATCH, len(order), BATCH)):
         batch = stack([proteins[k].center() for k in chosen])
-        latent = diffusion.standardizer(autoencoder.encode(batch).cloud.center())
-        seeds = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
-        noise = centred_noise(latent, [torch.Generator().manual_seed(s) for s in seeds])
-        level = torch.full((len(chosen),), LEVEL)
-        with _recorded(diffusion) as outputs:
-            noisy = latent + noise * (TEMPERATURE * LEVEL)
-            diffusion.denoise(noisy, level, Conditions.of_lengths(torch.from_numpy(lengths[chosen])), latent)
-        parts.append(torch.cat([_over_nodes(features, latent.mask) for features in outputs], dim=-1))
+        parts.append(seen_in(diffusion, autoencoder.encode(batch).cloud, lengths[chosen]))
     seen = np.empty((len(order), parts[0].shape[-1]))
-    seen[order] = torch.cat(parts).numpy()
-    return np.concatenate([seen, powers_of(lengths)[:, 1:]], axis=-1)
+    seen[order] = np.concatenate(parts)
+    return seen
+
+
+@torch.no_grad()
+def seen_in(
+    diffusion: LatentDiffusion, latents: Cloud, lengths: Int[np.ndarray, "batch"]
+) -> Float[np.ndarray, "batch features"]:
+    """What the denoiser makes of latents (Å, as an encoder gives them), noised, which it is shown as its estimate.
+
+    Mean and deviation over nodes of the scalars and of the lengths of vectors after every other block from the middle
+    on; and the length (residues). All latents of a number of nodes are noised alike: what is seen in one depends on nothing
+    else.
+    """
+    latents = diffusion.standardizer(latents.center())
+    noise = centred_noise(latents, [torch.Generator().manual_seed(nodes) for nodes in latents.mask.sum(-1).tolist()])
+    level = latents.positions.new_full((len(lengths),), LEVEL)
+    conditions = Conditions.of_lengths(torch.from_numpy(np.asarray(lengths))).to(latents.positions.device)
+    with _recorded(diffusion) as outputs:
+        diffusion.denoise(latents + noise * (TEMPERATURE * LEVEL), level, conditions, latents)
+    features = torch.cat([_over_nodes(output, latents.mask) for output in outputs], dim=-1)
+    return np.concatenate([features.double().cpu().numpy(), powers_of(lengths)[:, 1:]], axis=-1)
 
 
 def _over_nodes(
@@ -203,28 +230,3 @@ def _recorded(diffusion: LatentDiffusion) -> Generator[list[Tensor], None, None]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def alike(
-    traces: Sequence[Float[Tensor, "_ 3"]], pairs: Int[Tensor, "p 2"], progress: bool = False
-) -> Int[Tensor, "kept 2"]:
-    """The `pairs` of CA traces (Å) with a TM-score by the longer above 0.6.
-
-    Pairs whose estimated TM-score is below 0.5 are not aligned.
-    """
-    lengths = torch.tensor([len(trace) for trace in traces])[pairs]
-    pairs = pairs[lengths.amin(-1) > ALIKE * lengths.amax(-1)]
-    kept = [pairs[:0]]
-    for part in tqdm(pairs.split(PAIRS), "comparing", disable=not progress):
-        part = likely_alike(traces, part, SCREEN)
-        if len(part):
-            kept.append(part[tm_scores(traces, traces, part).amin(-1) > ALIKE])
-    return torch.cat(kept)
-
-
-def commonness(traces: Sequence[Float[Tensor, "_ 3"]], seed: int = 0) -> Float[np.ndarray, "traces"]:
-    """Logarithm of 1 + how many of up to 400 of the CA traces (Å) are `alike` to each; no trace counts itself."""
-    references = torch.randperm(len(traces), generator=torch.Generator().manual_seed(seed))[:REFERENCES]
-    pairs = torch.cartesian_prod(torch.arange(len(traces)), references)
-    pairs = alike(traces, pairs[pairs[:, 0] != pairs[:, 1]])
-    return torch.bincount(pairs[:, 0], minlength=len(traces)).double().log1p().numpy()
