@@ -14,6 +14,7 @@ from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
 from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.process import centred_noise
+from ophio.foldability import Foldability
 from ophio.metrics import helix_strand_content
 from ophio.protein import Protein, stack
 from ophio.sampling import SamplerSettings, finished, generate, latent_of, told
@@ -29,12 +30,14 @@ def stages(
     noised: Sequence[float],
     denoised: Sequence[float],
     seed: int = 0,
+    foldability: Foldability | None = None,
 ) -> Iterator[tuple[str, list[Protein]]]:
     """The name of each stage and what becomes of the chains there; all but the natives with the finish of `settings`.
 
     Args:
         noised: standard deviations of the noise on standardised latents that are decoded as they are.
         denoised: noise levels from which the sampler of `settings` goes back, asked for the helix and strand of the native.
+        foldability: of the model, where its samples are drafted (`ophio.sampling.generate`).
 
     Samples have the lengths of the natives and nothing else of them.
     """
@@ -59,5 +62,5 @@ def stages(
             way = settings.sampler, settings.steps, settings.noise_scale, settings.guidance, settings.options
             cloud = diffusion.sample(latent.cloud.mask, asked, generators, *way, latent.cloud, sigma)
             yield f"noise {sigma:g}, denoised", decoded(cloud)
-    drawn = generate(diffusion, autoencoder, lengths, seeds, settings)
+    drawn = generate(diffusion, autoencoder, lengths, seeds, settings, foldability)
     yield SAMPLES, [sample.protein for sample in drawn if sample.protein is not None]

@@ -180,9 +180,8 @@ def _draw(
         cloud = _sampled(diffusion, node_mask, conditions, generators, settings, draft, settings.rework)
     else:
         cloud = _sampled(diffusion, node_mask, conditions, generators, settings)
-    finite = (cloud.positions.isfinite().all((-1, -2)) & cloud.features.isfinite().all((-1, -2, -3))).cpu()
-    protein = autoencoder.decode(latent_of(_finite(cloud), residue_mask)).map(lambda t: t.cpu())
-    chains = protein.unstack(lengths)
+    cloud, finite = _finite(cloud)
+    chains = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu()).unstack(lengths)
     return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
 
 
@@ -219,28 +218,30 @@ def _best_draft(
 ) -> Cloud:
     """Of several latents (Å) for each generator, drawn in few steps, the one of lowest energy, common folds marked down.
 
-    All drafts are one batch: small proteins leave a processor idle.
+    Not finite where none of them is, so that the sample is drawn again. All drafts are one batch: small proteins leave a processor idle. Each has a random stream of its own.
     """
     many = settings.drafts
-    # streams of their own: a sample must not depend on how many others are drafted beside it
     seeds = [torch.randint(2**62, (many,), generator=generator).tolist() for generator in generators]
     streams = [torch.Generator().manual_seed(seed) for drafts in seeds for seed in drafts]
     rows = torch.arange(len(generators), device=node_mask.device).repeat_interleave(many)
     told = Conditions(conditions.num_residues[rows], conditions.content[rows])
     drafting = replace(settings, steps=settings.draft_steps)
     drafts = _sampled(diffusion, node_mask[rows], told, streams, drafting)
-    seen = seen_in(diffusion, _finite(drafts), told.num_residues.cpu().numpy())
+    readable, finite = _finite(drafts)
+    seen = seen_in(diffusion, readable, told.num_residues.cpu().numpy())
     score = foldability.told(seen)
     if foldability.common is not None:
         score = score + settings.rarity * foldability.common(seen)
-    diverged = ~(drafts.positions.isfinite().all((-1, -2)) & drafts.features.isfinite().all((-1, -2, -3)))
-    score = np.where(diverged.cpu().numpy() | ~np.isfinite(score), np.inf, score).reshape(-1, many)
+    score = np.where(finite.numpy() & np.isfinite(score), score, np.inf).reshape(-1, many)
     best = torch.from_numpy(np.arange(len(score)) * many + score.argmin(1)).to(node_mask.device)
     return Cloud(drafts.positions[best], drafts.features[best], drafts.mask[best])
 
 
-def _finite(cloud: Cloud) -> Cloud:
-    return Cloud(cloud.positions.nan_to_num(0.0, 0.0, 0.0), cloud.features.nan_to_num(0.0, 0.0, 0.0), cloud.mask)
+def _finite(cloud: Cloud) -> tuple[Cloud, Bool[Tensor, "batch"]]:
+    """0 where a number is none, and, on the CPU, which clouds had no such number."""
+    finite = cloud.positions.isfinite().all((-1, -2)) & cloud.features.isfinite().all((-1, -2, -3))
+    positions, features = (values.nan_to_num(0.0, 0.0, 0.0) for values in (cloud.positions, cloud.features))
+    return Cloud(positions, features, cloud.mask), finite.cpu()
 
 
 def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:

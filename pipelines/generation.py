@@ -31,6 +31,7 @@ def main(
     sampler: str | None,
     steps: list[int],
     noise_scale: float | None,
+    drafts: int | None,
     idealize: list[bool],
     novelty: bool,
     natives: bool,
@@ -47,12 +48,14 @@ def main(
         train = Corpus(corpus, "train", *read_card(weights)["lengths"])
         index = StructureIndex.of([train[k].ca for k in range(len(train))])
     for count, finish in product(steps or [None], idealize):
-        asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale, "idealize": finish}
+        asked = {"sampler": sampler, "steps": count, "noise_scale": noise_scale, "drafts": drafts}
+        asked["idealize"] = finish
         name = f"steps_{count or 'released'}{'_idealized' if finish else ''}"
         run = prepare(weights, num, length, seed, folder / name, asked)
         run.fill(batch_size, num_workers=None)
         records = collect(run.folder, run.items)
         parts = [run.sampler.sampler, f"{run.sampler.steps} steps", f"noise {run.sampler.noise_scale}"]
+        parts += [f"{run.sampler.drafts} drafts"] if run.sampler.drafts > 1 else []
         parts += [f"{option} {value}" for option, value in run.sampler.options.items()]
         what = ", ".join(parts + (["idealized"] if finish else []))
         rows.append({"what": what} | generation_row(records, bands))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from adk import CLOSED, OPEN, read
 
+from ophio.foldability import foldability_of
 from ophio.metrics import ca_rmsd
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import stack
@@ -21,7 +22,8 @@ def natives():
 def found(natives):
     diffusion, autoencoder = load_diffusion("mini_diffusion")
     settings = replace(released_settings(read_card("mini_diffusion"), {}), steps=10, idealize=False)
-    return dict(stages(natives, diffusion, autoencoder, settings, noised=[0.0, 0.3], denoised=[0.3, 3.0]))
+    judge = foldability_of("mini_diffusion")
+    return dict(stages(natives, diffusion, autoencoder, settings, [0.0, 0.3], [0.3, 3.0], foldability=judge))
 
 
 def moved(natives, chains):

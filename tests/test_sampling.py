@@ -256,7 +256,8 @@ def test_a_sample_is_like_the_draft_that_was_chosen_for_it(pair, judge):
     assert (sample.ca - other.ca).abs().max() > 0.1
 
 
-def test_drafts_need_a_judge_and_sensible_settings(pair, model, tmp_path):
+def test_drafts_need_a_judge_and_sensible_settings(pair, model, tmp_path, capsys):
+    assert run(model, tmp_path / "none", "--drafts", "2") == 2 and "fit_foldability.py" in capsys.readouterr().err
     with pytest.raises(UserError, match="drafts 4: cannot choose"):
         generate(*pair, [24], [5], DRAFTED)
     with pytest.raises(UserError, match="cannot tell what folds"):
@@ -277,6 +278,27 @@ def test_a_draft_that_diverged_is_not_chosen(pair, judge):
     unsteady = LatentDiffusion(Unsteady(failures=1), diffusion.process).eval()
     (sample,) = generate(unsteady, autoencoder, [24], [1], DRAFTED, judge)
     assert sample.attempts == 1 and sample.protein.positions.isfinite().all()
+
+
+class Blind(Denoiser):
+    """A denoiser whose first use gives NaN for the whole batch."""
+
+    used = False
+
+    def forward(self, *inputs):
+        out = super().forward(*inputs)
+        if not self.used:
+            self.used = True
+            out.features[:] = torch.nan
+        return out
+
+
+def test_where_all_drafts_diverged_they_are_drawn_again(pair, judge):
+    diffusion, autoencoder = pair
+    blind = LatentDiffusion(Blind(**DENOISER), diffusion.process).eval()
+    with pytest.warns(DivergedSample, match="diverged in attempt 1"):
+        (sample,) = generate(blind, autoencoder, [24], [1], DRAFTED, judge)
+    assert sample.attempts == 2 and sample.protein.positions.isfinite().all()
 
 
 def test_a_sample_that_always_diverges_is_given_up(pair):
