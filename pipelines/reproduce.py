@@ -45,7 +45,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
     "generation_steps": (
         ("mini",),
         (
-            "pipelines/generation.py corpus={work}/mini num=100 steps=[10,20,30,50,100,200] drafts=1 idealize=[true] novelty=false "
+            "pipelines/generation.py corpus={work}/mini num=100 steps=[10,20,30,50,100,200] idealize=[true] novelty=false "
             "natives=false output={out}",
         ),
         {"generation.csv": "generation_steps.csv"},
