@@ -58,7 +58,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
             "--control-origin designed --reference {work}/mini --workers 2",
             "-m ophio.cli sample --num 600 --length 50-100 --seed 0 --out {out}/samples",
             "-m ophio.cli select {out}/samples --num 200 --out {out}/selected",
-            "-m ophio.cli evaluate {out}/selected --num 120 --out {out}/selected_report --num-controls 0 "
+            "-m ophio.cli evaluate {out}/selected --out {out}/selected_report --num-controls 0 "
             "--reference {work}/mini --workers 2",
             "pipelines/export.py corpus={work}/mini origins=[designed] length=40-100 output={out}/natives",
             "-m ophio.cli evaluate {out}/natives --out {out}/natives_report --num-controls 0 --workers 2",
