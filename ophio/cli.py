@@ -189,13 +189,12 @@ def _sample(options: argparse.Namespace) -> int:
     _check_device(options.device)
     asked = {"sampler": options.sampler, "steps": options.steps, "noise_scale": options.noise_scale}
     asked |= {
-        "drafts": options.drafts,
         "helix": options.helix,
         "strand": options.strand,
         "compactness": options.compactness,
         "origin": options.origin,
     }
-    asked |= {"guidance": options.guidance, "idealize": options.idealize}
+    asked |= {"drafts": options.drafts, "guidance": options.guidance, "idealize": options.idealize}
     run = prepare(options.model, options.num, options.length, options.seed, options.out, asked)
     run.to(options.device).fill(options.batch_size, num_workers=options.workers if options.device == "cpu" else 1)
     print(summary(collect(options.out, run.items, options.viewer_js), options.out))

@@ -198,7 +198,7 @@ def seen_in(
     latents = diffusion.standardizer(latents.center())
     noise = centred_noise(latents, [torch.Generator().manual_seed(nodes) for nodes in latents.mask.sum(-1).tolist()])
     level = latents.positions.new_full((len(lengths),), LEVEL)
-    conditions = Conditions.of_lengths(torch.from_numpy(np.asarray(lengths))).to(latents.positions.device)
+    conditions = Conditions.of_lengths(torch.from_numpy(lengths)).to(latents.positions.device)
     with _recorded(diffusion) as outputs:
         diffusion.denoise(latents + noise * (TEMPERATURE * LEVEL), level, conditions, latents)
     features = torch.cat([_over_nodes(output, latents.mask) for output in outputs], dim=-1)

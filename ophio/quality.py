@@ -17,7 +17,7 @@ from ophio.diffusion.process import centred_noise
 from ophio.foldability import Foldability
 from ophio.metrics import helix_strand_content
 from ophio.protein import Protein, stack
-from ophio.sampling import SamplerSettings, finished, generate, latent_of, told
+from ophio.sampling import SamplerSettings, finished, generate, latent_of, sampled, told
 
 NATIVE, RECONSTRUCTION, SAMPLES = "native", "reconstruction", "samples"
 
@@ -59,8 +59,7 @@ def stages(
         asked = told(settings, lengths, torch.tensor([helix_strand_content(chain) for chain in natives]))
         for sigma in denoised:
             generators = [torch.Generator().manual_seed(k) for k in seeds]
-            way = settings.sampler, settings.steps, settings.noise_scale, settings.guidance, settings.options
-            cloud = diffusion.sample(latent.cloud.mask, asked, generators, *way, latent.cloud, sigma)
+            cloud = sampled(diffusion, latent.cloud.mask, asked, generators, settings, latent.cloud, sigma)
             yield f"noise {sigma:g}, denoised", decoded(cloud)
     drawn = generate(diffusion, autoencoder, lengths, seeds, settings, foldability)
     yield SAMPLES, [sample.protein for sample in drawn if sample.protein is not None]

@@ -28,8 +28,8 @@ from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.samplers import SAMPLERS, options_of
 from ophio.errors import UserError
 from ophio.files import write_whole
-from ophio.forks import default_workers, each_forked
 from ophio.foldability import Foldability, foldability_of
+from ophio.forks import default_workers, each_forked
 from ophio.io import read_structure, write_structure
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card

@@ -177,15 +177,15 @@ def _draw(
     node_mask = autoencoder.masks(residue_mask)[-1]
     if settings.drafts > 1 and foldability is not None:
         draft = _best_draft(diffusion, foldability, node_mask, conditions, generators, settings)
-        cloud = _sampled(diffusion, node_mask, conditions, generators, settings, draft, settings.rework)
+        cloud = sampled(diffusion, node_mask, conditions, generators, settings, draft, settings.rework)
     else:
-        cloud = _sampled(diffusion, node_mask, conditions, generators, settings)
+        cloud = sampled(diffusion, node_mask, conditions, generators, settings)
     cloud, finite = _finite(cloud)
     chains = autoencoder.decode(latent_of(cloud, residue_mask)).map(lambda t: t.cpu()).unstack(lengths)
     return [chain if ok and _sound(chain) else None for chain, ok in zip(chains, finite.tolist(), strict=True)]
 
 
-def _sampled(
+def sampled(
     diffusion: LatentDiffusion,
     node_mask: Bool[Tensor, "batch n"],
     conditions: Conditions,
@@ -194,6 +194,7 @@ def _sampled(
     start: Cloud | None = None,
     start_sigma: float = math.inf,
 ) -> Cloud:
+    """`LatentDiffusion.sample` as `settings` say: latents (Å) for the real nodes of `node_mask`."""
     return diffusion.sample(
         node_mask,
         conditions,
@@ -218,7 +219,8 @@ def _best_draft(
 ) -> Cloud:
     """Of several latents (Å) for each generator, drawn in few steps, the one of lowest energy, common folds marked down.
 
-    Not finite where none of them is, so that the sample is drawn again. All drafts are one batch: small proteins leave a processor idle. Each has a random stream of its own.
+    Not finite where none of them is, so that the sample is drawn again. All drafts are one batch: small proteins leave a
+    processor idle. Each has a random stream of its own.
     """
     many = settings.drafts
     seeds = [torch.randint(2**62, (many,), generator=generator).tolist() for generator in generators]
@@ -226,7 +228,7 @@ def _best_draft(
     rows = torch.arange(len(generators), device=node_mask.device).repeat_interleave(many)
     told = Conditions(conditions.num_residues[rows], conditions.content[rows])
     drafting = replace(settings, steps=settings.draft_steps)
-    drafts = _sampled(diffusion, node_mask[rows], told, streams, drafting)
+    drafts = sampled(diffusion, node_mask[rows], told, streams, drafting)
     readable, finite = _finite(drafts)
     seen = seen_in(diffusion, readable, told.num_residues.cpu().numpy())
     score = foldability.told(seen)

@@ -14,9 +14,9 @@ from ophio.evaluation.evaluate import prepare
 from ophio.evaluation.report import group_row
 from ophio.evaluation.self_consistency import Protocol
 from ophio.evaluation.structures import choose_natives
+from ophio.foldability import foldability_of
 from ophio.io import write_structure
 from ophio.metrics import ca_rmsd
-from ophio.foldability import foldability_of
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein, stack
 from ophio.quality import SAMPLES, stages
@@ -54,11 +54,10 @@ def main(
     }
     options |= {"length": str(length), "noised": list(noised), "denoised": list(denoised), "seed": seed}
     claim(folder, options, "stages")
-    diffusion, autoencoder = load_diffusion(weights)
+    model = load_diffusion(weights)
     settings = released_settings(read_card(weights), {})
     foldability = foldability_of(weights) if settings.drafts > 1 else None
     natives = choose_natives(Path(corpus), num, length_range(length), origins, seed, split)
-    model = diffusion, autoencoder
     for stage, chains in stages(natives, *model, settings, noised, denoised, seed, foldability):
         place = folder / stage.replace(", ", "_").replace(" ", "_")
         _write(chains, place)

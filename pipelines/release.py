@@ -16,8 +16,8 @@ from ophio.autoencoder import Autoencoder
 from ophio.config import pipeline
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
-from ophio.foldability import FOLDABILITY
 from ophio.files import write_whole
+from ophio.foldability import FOLDABILITY
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import KNOWN, find, load, load_diffusion, load_weights, read_card, save
 from ophio.reconstruction import evaluate, table_row

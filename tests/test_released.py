@@ -5,12 +5,12 @@ import torch
 from adk import CLOSED, COBROTOXIN, OPEN, read
 
 from ophio.autoencoder import Autoencoder
+from ophio.foldability import foldability_of
 from ophio.geometry import random_rotation
 from ophio.metrics import is_mirrored, reconstruction_report
 from ophio.pretrained import available, find, load_diffusion, read_card
 from ophio.protein import Protein
 from ophio.residue import swap_pairs
-from ophio.foldability import foldability_of
 from ophio.samples import released_settings
 from ophio.sampling import generate, sample_statistics
 

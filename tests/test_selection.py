@@ -19,6 +19,11 @@ from ophio.data.sampling import one_per_cluster
 from ophio.errors import UserError
 from ophio.evaluation import shortlist as shortlists
 from ophio.evaluation.commonness import commonness
+from ophio.evaluation.folding import load_engine
+from ophio.evaluation.inverse_folding import ProteinMPNN
+from ophio.evaluation.selection import best_samples
+from ophio.evaluation.self_consistency import Protocol, self_consistency
+from ophio.evaluation.shortlist import TABLE, shortlist
 from ophio.foldability import (
     FOLDABILITY,
     Foldability,
@@ -28,11 +33,6 @@ from ophio.foldability import (
     foldability_of,
     invariants,
 )
-from ophio.evaluation.folding import load_engine
-from ophio.evaluation.inverse_folding import ProteinMPNN
-from ophio.evaluation.selection import best_samples
-from ophio.evaluation.self_consistency import Protocol, self_consistency
-from ophio.evaluation.shortlist import TABLE, shortlist
 from ophio.geometry import random_rotation
 from ophio.io import read_structure, write_structure
 from ophio.pretrained import find, load_diffusion, read_card

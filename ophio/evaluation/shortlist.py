@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ophio.errors import UserError
 from ophio.evaluation.commonness import alike
-from ophio.foldability import foldability_of, invariants
 from ophio.evaluation.structures import read_backbone, structure_files
 from ophio.files import check_new_folder, whole_folder, write_whole
+from ophio.foldability import foldability_of, invariants
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein
