@@ -212,6 +212,10 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
         help="what likeness to those chosen before costs: 0 nothing, 1 a lot (default: 0.4)",
     )  # fmt: skip
     parser.add_argument(
+        "--banded", nargs="+", default=[], metavar="WHAT",
+        help="of helix, strand, compactness: what has to be like in the middle 80 %% of the model's training chains (default: nothing)",
+    )  # fmt: skip
+    parser.add_argument(
         "--model", default="mini_diffusion", metavar="NAME|PATH",
         help="diffusion model whose denoiser looks at them (default: mini_diffusion)",
     )  # fmt: skip
@@ -223,7 +227,9 @@ def _select(options: argparse.Namespace) -> int:
 
     check_viewer(options.viewer_js)
     diversity = DIVERSITY if options.diversity is None else options.diversity
-    rows, complaints = select(options.samples, options.num, options.out, options.model, diversity, options.viewer_js)
+    rows, complaints = select(
+        options.samples, options.num, options.out, options.model, diversity, options.banded, options.viewer_js
+    )
     for complaint in complaints:
         _complain(complaint)
     mean = sum(row["energy_per_residue"] for row in rows) / len(rows)

@@ -1,6 +1,6 @@
 """What a set of generated proteins is like, against the data that the model learnt from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ophio.autoencoder import Autoencoder
 from ophio.data.corpus import Corpus
+from ophio.errors import UserError
 from ophio.protein import stack
 from ophio.sampling import report_of
 
@@ -57,6 +58,12 @@ def within_bands(
 ) -> dict[str, Bool[np.ndarray, "samples"]]:
     """Which samples have helix, strand and compactness from the 10 % to the 90 % quantile, bounds included."""
     return {key: (column[key] >= bands[key][0]) & (column[key] <= bands[key][2]) for key in BANDED}
+
+
+def check_banded(names: Collection[str]) -> None:
+    """Raises UserError for a name that is not one of `BANDED`."""
+    if unknown := set(names) - set(BANDED):
+        raise UserError(f"banded: no {', '.join(sorted(unknown))}; there are {', '.join(BANDED)}")
 
 
 @torch.no_grad()

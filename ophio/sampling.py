@@ -281,16 +281,22 @@ def report_of(protein: Protein) -> dict[str, float]:
     """What a sample looks like by itself: validity, secondary structure, size. Lengths in Å, fractions in 0..1."""
     batch = protein.map(lambda t: t[None])
     values = {name: float(value) for name, value in validity_report(batch).items()}
+    return (
+        values
+        | {
+            "valid_residues": float(valid_residues(batch.positions, batch.atom_mask)),
+            "clashes_per_100_residues": values["clashes"] * int(protein.atom_mask.sum()) / 10 / protein.num_residues,
+        }
+        | shape_of(protein)
+    )
+
+
+def shape_of(protein: Protein) -> dict[str, float]:
+    """Radius of gyration (Å), compactness (that over N^0.38), and fractions of helix and strand of one chain."""
+    radius = float(radius_of_gyration(protein.positions, protein.atom_mask))
     helix, strand = helix_strand_content(protein)
-    radius = float(radius_of_gyration(batch.positions, batch.atom_mask))
-    return values | {
-        "valid_residues": float(valid_residues(batch.positions, batch.atom_mask)),
-        "clashes_per_100_residues": values["clashes"] * int(protein.atom_mask.sum()) / 10 / protein.num_residues,
-        "radius_of_gyration": radius,
-        "compactness": radius / protein.num_residues**COMPACT_EXPONENT,
-        "helix": helix,
-        "strand": strand,
-    }
+    compactness = radius / protein.num_residues**COMPACT_EXPONENT
+    return {"radius_of_gyration": radius, "compactness": compactness, "helix": helix, "strand": strand}
 
 
 def sample_statistics(proteins: Sequence[Protein]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from ophio.evaluation.folding import load_engine
 from ophio.evaluation.inverse_folding import ProteinMPNN
 from ophio.evaluation.selection import best_samples
 from ophio.evaluation.self_consistency import Protocol, self_consistency
-from ophio.evaluation.shortlist import TABLE, shortlist
+from ophio.evaluation.shortlist import TABLE, shortlist, within
 from ophio.foldability import (
     FOLDABILITY,
     Foldability,
@@ -35,6 +35,7 @@ from ophio.foldability import (
 )
 from ophio.geometry import random_rotation
 from ophio.io import read_structure, write_structure
+from ophio.metrics import helix_strand_content
 from ophio.pretrained import find, load_diffusion, read_card
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +127,33 @@ def test_those_chosen_are_good_and_unlike():
     for num, diversity in ((0, 0.4), (2, -1.0), (2, float("nan"))):
         with pytest.raises(UserError, match=f"num {num}" if num == 0 else "diversity"):
             shortlist(scores, copies + others, num, diversity)
+
+
+def test_content_can_be_kept_like_that_of_chains(tmp_path, capsys):
+    """AdK's helices and its strands are judged; those out of the band of helix are not chosen, however good."""
+    chain, samples = read(CLOSED)[1], tmp_path / "samples"
+    samples.mkdir()
+    for k in range(8):
+        write_structure(chain.crop(20 * k, 20 * k + 50), samples / f"{k}.pdb")
+    judged = shortlists.candidates(samples, "mini_diffusion")[0]
+    helices = {c.path.name: helix_strand_content(read_structure(c.path))[0] for c in judged}
+    assert {c.path.name: c.shape["helix"] for c in judged} == helices
+    bands = {"helix": [0.0, 0.4, 0.5], "strand": [0.0, 0.2, 0.2], "compactness": [0.0, 2.2, 9.0]}
+    kept = {c.path.name for c in within(judged, bands, ["helix"])}
+    assert kept == {name for name, helix in helices.items() if helix <= 0.5} and 0 < len(kept) < 8
+    assert len(within(judged, bands, ["helix", "strand"])) < len(kept)
+    assert within(judged, bands, []) == judged
+    with pytest.raises(UserError, match="no structure of 8 lies within the bands of strand"):
+        within(judged, bands | {"strand": [0.9, 0.95, 1.0]}, ["strand"])
+
+    arguments = ["select", str(samples), "--num", "8", "--out", str(tmp_path / "best")]
+    assert main([*arguments, "--banded", "helix", "coil"]) == 2
+    assert "banded: no coil; there are helix, strand, compactness" in capsys.readouterr().err
+    assert main([*arguments, "--banded", "helix", "compactness"]) == 0
+    rows = list(csv.DictReader((tmp_path / "best" / TABLE).read_text().splitlines()))
+    kept = within(judged, read_card("mini_diffusion")["bands"], ["helix", "compactness"])
+    assert {row["file"] for row in rows} == {c.path.name for c in kept} and 0 < len(rows) < 8
+    assert [float(row["helix"]) for row in rows] == [round(helices[row["file"]], 3) for row in rows]
 
 
 def test_what_a_model_can_tell_is_kept_beside_it(tmp_path):

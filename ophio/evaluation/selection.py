@@ -14,7 +14,7 @@ from ophio.diffusion import LatentDiffusion
 from ophio.errors import UserError
 from ophio.evaluation.commonness import commonness
 from ophio.foldability import LinearMap, correlation, invariants, length_trend, powers_of
-from ophio.generation import BANDED, within_bands
+from ophio.generation import BANDED, check_banded, within_bands
 from ophio.protein import Protein
 from ophio.sampling import report_of
 
@@ -78,8 +78,7 @@ def best_samples(
     """
     if not 0 < share <= 1:
         raise UserError(f"share={share}: give a share above 0, at most 1")
-    if unknown := set(banded) - set(BANDED):
-        raise UserError(f"banded: no {', '.join(sorted(unknown))}; there are {', '.join(BANDED)}")
+    check_banded(banded)
     score = columns["energy"] + weight * columns["commonness"]
     order = np.argsort(score - powers_of(columns["length"]) @ length_trend(columns["length"], score))
     inside = within_bands(columns, bands)

@@ -6,7 +6,7 @@ sample several times as many as will be evaluated, and to choose among them by w
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from ophio.errors import UserError
 from ophio.evaluation.commonness import alike
 from ophio.evaluation.structures import read_backbone, structure_files
 from ophio.files import check_new_folder, whole_folder, write_whole
 from ophio.foldability import foldability_of, invariants
+from ophio.generation import BANDED, check_banded, within_bands
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
 from ophio.protein import Protein
+from ophio.sampling import shape_of
 from ophio.tables import write_csv
 
 COMPARED = 4  # times as many as are wanted, the best, are compared with one another
@@ -32,12 +35,14 @@ TABLE = "selection.csv"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A structure, its energy told for a residue, and how far that is above what is usual for its length."""
+    """A structure, its energy told for a residue, how far that is above what is usual for its length, and its
+    `sampling.shape_of`."""
 
     path: Path
     protein: Protein
     energy: float
     beyond_usual: float
+    shape: dict[str, float]
 
 
 def candidates(folder: Path, model: str | Path) -> tuple[list[Candidate], list[str]]:
@@ -64,7 +69,23 @@ def candidates(folder: Path, model: str | Path) -> tuple[list[Candidate], list[s
     energies = judge.told(invariants(*load_diffusion(model), proteins))
     beyond = judge.beyond_usual(energies, lengths)
     judged = zip(read, energies.tolist(), beyond.tolist(), strict=True)
-    return [Candidate(path, protein, energy, far) for (path, protein), energy, far in judged], complaints
+    return [Candidate(*file, energy, far, shape_of(file[1])) for file, energy, far in judged], complaints
+
+
+def within(
+    judged: Sequence[Candidate], bands: Mapping[str, Sequence[float]], banded: Collection[str]
+) -> list[Candidate]:
+    """Those whose `banded` (of helix, strand, compactness) lie from the 10 % to the 90 % quantile in `bands`.
+
+    Raises UserError where there are none.
+    """
+    if not banded:
+        return list(judged)
+    inside = within_bands({name: np.array([c.shape[name] for c in judged]) for name in BANDED}, bands)
+    kept = np.all([inside[name] for name in banded], axis=0)
+    if not kept.any():
+        raise UserError(f"banded: no structure of {len(judged)} lies within the bands of {', '.join(banded)}")
+    return [candidate for candidate, ok in zip(judged, kept, strict=True) if ok]
 
 
 def shortlist(
@@ -81,19 +102,17 @@ def shortlist(
     """
     check_choice(num, diversity)
     best = np.argsort(scores, kind="stable")[: COMPARED * num]
-    compared = [traces[k] for k in best]
-    score, like = np.asarray(scores, dtype=float)[best], np.zeros((len(best), len(best)), dtype=bool)
-    if diversity and len(best) > 1:
-        i, j = alike(compared, torch.combinations(torch.arange(len(best))), progress).T.numpy()
-        like[i, j] = like[j, i] = True
-    chosen, before = [], []
+    compared, score = [traces[k] for k in best], np.asarray(scores, dtype=float)[best]
     count, left = np.zeros(len(best), dtype=int), np.ones(len(best), dtype=bool)
-    for _ in range(min(num, len(best))):
+    chosen, before = [], []
+    for _ in tqdm(range(min(num, len(best))), "choosing", disable=not progress):
         k = int(np.where(left, score + diversity * np.log1p(count), np.inf).argmin())
         chosen.append(int(best[k]))
         before.append(int(count[k]))
         left[k] = False
-        count += like[k]
+        if diversity:
+            others = torch.from_numpy(np.flatnonzero(left))
+            count[alike(compared, torch.stack([torch.full_like(others, k), others], -1))[:, 1]] += 1
     return chosen, before
 
 
@@ -111,16 +130,21 @@ def select(
     output: Path,
     model: str | Path = "mini_diffusion",
     diversity: float = DIVERSITY,
+    banded: Collection[str] = (),
     viewer_js: str | None = None,
 ) -> tuple[list[dict], list[str]]:
     """Copies the shortlist of a folder's structures to `output`, with a table and a page, whole or not at all.
 
+    `banded`: of helix, strand and compactness, which have to lie within the band of the model's card.
+
     Returns the rows of the table, the best first, and complaints about structures that could not be judged. Raises
-    UserError where `output` holds something, or what `candidates` and `shortlist` do.
+    UserError where `output` holds something, for a band that is none, or what `candidates`, `within` and `shortlist` do.
     """
     check_new_folder(output)
     check_choice(num, diversity)  # before minutes of judging
+    check_banded(banded)
     judged, complaints = candidates(folder, model)
+    judged = within(judged, read_card(model)["bands"], banded)
     scores = [candidate.beyond_usual for candidate in judged]
     chosen, before = shortlist(scores, [c.protein.ca for c in judged], num, diversity, progress=True)
     rows = list(_rows([judged[k] for k in chosen], before))
@@ -143,6 +167,8 @@ def _rows(chosen: Sequence[Candidate], before: Sequence[int]) -> Iterator[dict]:
             "energy_per_residue": round(candidate.energy, 3),
             "beyond_usual": round(candidate.beyond_usual, 3),
             "alike_before": count,
+            "helix": round(candidate.shape["helix"], 3),
+            "strand": round(candidate.shape["strand"], 3),
         }
 
 
