@@ -27,6 +27,9 @@ def main(weights: str, samples: str | list[str], reports: str | list[str], fresh
     samples, reports = ([folders] if isinstance(folders, str) else folders for folders in (samples, reports))
     if len(samples) != len(reports):
         raise UserError(f"samples, reports: {len(samples)} and {len(reports)} folders; give one report for each")
+    counted_in = [] if fresh is None else structure_files(Path(fresh))[0]
+    if fresh is not None and len(counted_in) < FEWEST:
+        raise UserError(f"fresh={fresh}: {len(counted_in)} structures; give {FEWEST} or more, better some thousand")
     loaded = load_diffusion(weights)
     proteins, energies = [], []
     for folder, report in zip(samples, reports, strict=True):
@@ -40,8 +43,8 @@ def main(weights: str, samples: str | list[str], reports: str | list[str], fresh
     lengths = np.array([protein.num_residues for protein in proteins])
     facts = {"structures": len(proteins), "correlation": round(correlation(seen, measured), 3)}
     common = None
-    if fresh is not None:
-        others = [read_chain(path) for path in structure_files(Path(fresh))[0]]
+    if counted_in:
+        others = [read_chain(path) for path in counted_in]
         counted = commonness([protein.ca for protein in others], seed, progress=True)
         seen_in_others = invariants(*loaded, others)
         common = LinearMap.fit(seen_in_others, counted, COMMON_SHRINKAGE)

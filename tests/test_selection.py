@@ -232,9 +232,9 @@ def test_the_command_chooses_copies_and_names_what_cannot_be_judged(tmp_path, ca
     assert not (tmp_path / "none").exists()
 
 
-def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
-    samples, report, run = tmp_path / "samples", tmp_path / "report", tmp_path / "run"
-    for folder in (samples, report, run):
+def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path, capsys):
+    samples, report, run, few = (tmp_path / name for name in ("samples", "report", "run", "few"))
+    for folder in (samples, report, run, few):
         folder.mkdir()
     for suffix in (".json", ".safetensors"):
         shutil.copy(find("mini_diffusion").with_suffix(suffix), run / f"model{suffix}")
@@ -243,10 +243,14 @@ def test_a_map_is_fitted_to_reports_and_released_with_its_model(tmp_path):
         write_structure(chain.crop(3 * k, 3 * k + 60 + k), samples / f"{k}.pdb")
         record = {"group": "samples", "name": f"{k}.pdb", "content": "", "length": 60 + k, "energy": -100.0 - k % 7}
         lines.append(json.dumps(record) + "\n")
+        if k < 5:
+            shutil.copy(samples / f"{k}.pdb", few)
     (report / "records.jsonl").write_text("".join(lines))
     fit = runpy.run_path(str(ROOT / "pipelines" / "fit_foldability.py"))["main"]
     fitting = (f"weights={run}", f"samples={samples}")
     assert run_pipeline(fit, "fit_foldability", *fitting, f"reports=[{report},{report}]") == 2
+    assert run_pipeline(fit, "fit_foldability", *fitting, f"reports={report}", f"fresh={few}") == 2
+    assert "5 structures; give 32 or more" in capsys.readouterr().err
     assert run_pipeline(fit, "fit_foldability", *fitting, f"reports={report}", f"fresh={samples}") == 0
     card = read_card(run)
     assert card["foldability"]["structures"] == card["foldability"]["counted"] == 40
