@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "select", _select, "which structures are worth folding: told to fold, and not all alike",
         "Copies the best for their length to a folder, common folds marked down, with selection.csv and index.html. A file that "
         "cannot be judged is named with the reason; the others are, the exit status is 2. Example: "
-        "ophio sample --num 600 --length 50-100 --out samples && ophio select samples --num 200 --out best",
+        "ophio sample --num 2000 --length 50-100 --out samples && ophio select samples --num 200 --out best",
     )  # fmt: skip
     _select_options(select)
     _viewer_option(select)

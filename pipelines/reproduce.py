@@ -56,9 +56,12 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
             "-m ophio.cli sample --num 200 --length 50-100 --seed 0 --out {out}/samples",
             "-m ophio.cli evaluate {out}/samples --num 200 --out {out}/report --controls {work}/mini "
             "--control-origin designed --reference {work}/mini --workers 2",
-            "-m ophio.cli sample --num 600 --length 50-100 --seed 0 --out {out}/samples",
+            "-m ophio.cli sample --num 2000 --length 50-100 --seed 0 --out {out}/samples",
             "-m ophio.cli select {out}/samples --num 200 --out {out}/selected",
             "-m ophio.cli evaluate {out}/selected --out {out}/selected_report --num-controls 0 "
+            "--reference {work}/mini --workers 2",
+            "-m ophio.cli select {out}/samples --num 200 --banded helix strand --out {out}/banded",
+            "-m ophio.cli evaluate {out}/banded --out {out}/banded_report --num-controls 0 "
             "--reference {work}/mini --workers 2",
             "pipelines/export.py corpus={work}/mini origins=[designed] length=40-100 output={out}/natives",
             "-m ophio.cli evaluate {out}/natives --out {out}/natives_report --num-controls 0 --workers 2",
@@ -66,6 +69,7 @@ TABLES = {  # name: (corpora, commands, {what they write: what it is called in `
         {
             "report/table.csv": "evaluation.csv",
             "selected_report/table.csv": "evaluation_selected.csv",
+            "banded_report/table.csv": "evaluation_banded.csv",
             "natives_report/table.csv": "evaluation_natives.csv",
         },
     ),
