@@ -112,7 +112,8 @@ def shortlist(
         left[k] = False
         if diversity:
             others = torch.from_numpy(np.flatnonzero(left))
-            count[alike(compared, torch.stack([torch.full_like(others, k), others], -1))[:, 1]] += 1
+            pairs = torch.stack([torch.full_like(others, k), others], -1).sort(-1).values  # alike whichever is first
+            count[alike(compared, pairs).sum(-1) - k] += 1
     return chosen, before
 
 
