@@ -281,14 +281,10 @@ def report_of(protein: Protein) -> dict[str, float]:
     """What a sample looks like by itself: validity, secondary structure, size. Lengths in Å, fractions in 0..1."""
     batch = protein.map(lambda t: t[None])
     values = {name: float(value) for name, value in validity_report(batch).items()}
-    return (
-        values
-        | {
-            "valid_residues": float(valid_residues(batch.positions, batch.atom_mask)),
-            "clashes_per_100_residues": values["clashes"] * int(protein.atom_mask.sum()) / 10 / protein.num_residues,
-        }
-        | shape_of(protein)
-    )
+    values["valid_residues"] = float(valid_residues(batch.positions, batch.atom_mask))
+    clashing = values["clashes"] * int(protein.atom_mask.sum()) / 10
+    values["clashes_per_100_residues"] = clashing / protein.num_residues
+    return values | shape_of(protein)
 
 
 def shape_of(protein: Protein) -> dict[str, float]:
