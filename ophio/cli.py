@@ -122,7 +122,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, default=default, help=help, **more)
 
     add("--num", 16, "how many samples (default: 16)", type=int, metavar="N")
-    add("--length", "64", "residues, or a range: 50-100 (default: 64)", metavar="L")
+    add("--length", None, "residues, or a range: 50-100 (default: 64)", metavar="L")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     add(
         "--seed",
@@ -131,6 +131,14 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
     )
+    add(
+        "--start", [], "make variants of these, in turn: PDB, mmCIF or BinaryCIF files (also .gz), or folders of them (default: new proteins)",
+        nargs="+", type=Path, metavar="IN",
+    )  # fmt: skip
+    add(
+        "--start-sigma", None, "noise level to start variants from: 1 stays close, 2 mostly keeps the fold, 4 mostly does not (default: 2)",
+        type=float, metavar="X",
+    )  # fmt: skip
     add("--steps", None, "steps of the sampler (default: what the model was released with)", type=int, metavar="N")
     add(
         "--sampler",
@@ -195,7 +203,9 @@ def _sample(options: argparse.Namespace) -> int:
         "origin": options.origin,
     }
     asked |= {"drafts": options.drafts, "guidance": options.guidance, "idealize": options.idealize}
-    run = prepare(options.model, options.num, options.length, options.seed, options.out, asked)
+    asked |= {"start_sigma": options.start_sigma}
+    start = _structure_files(options.start)
+    run = prepare(options.model, options.num, options.length, options.seed, options.out, asked, start)
     run.to(options.device).fill(options.batch_size, num_workers=options.workers if options.device == "cpu" else 1)
     print(summary(collect(options.out, run.items, options.viewer_js), options.out))
     return 0

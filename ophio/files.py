@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,3 +45,13 @@ def whole_folder(folder: Path) -> Generator[Path, None, None]:
 def sha256_of(path: Path) -> str:
     """Of the content of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Tells versions of a file apart: 16 digits of its SHA-256."""
+    return sha256_of(path)[:16]
+
+
+def contents_hash(paths: Sequence[Path]) -> str:
+    """Tells versions of a set of files apart, whatever they are called."""
+    return hashlib.sha256("".join(map(content_hash, paths)).encode()).hexdigest()[:16]

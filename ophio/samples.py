@@ -6,6 +6,8 @@
     SAMPLES/index.html             the first of them to look at
     SAMPLES/settings.json          how they were made
 
+Samples from nothing, or variants of structures: sample k starts from structure k, the first again after the last.
+
 A folder holds samples of one kind: made with the same settings.
 """
 
@@ -27,15 +29,18 @@ from ophio.autoencoder import Autoencoder
 from ophio.diffusion import LatentDiffusion
 from ophio.diffusion.samplers import SAMPLERS, options_of
 from ophio.errors import UserError
-from ophio.files import write_whole
+from ophio.files import contents_hash, write_whole
 from ophio.foldability import Foldability, foldability_of
 from ophio.forks import default_workers, each_forked
 from ophio.io import read_structure, write_structure
+from ophio.metrics import tm_score
 from ophio.pages import SHOWN, Entry, grid_page
 from ophio.pretrained import load_diffusion, read_card
+from ophio.protein import Protein
 from ophio.sampling import Sample, SamplerSettings, generate, report_of
 
 SHORTEST, LONGEST = 10, 5000  # residues
+DEFAULT_LENGTH = 64  # residues
 LARGEST_BATCH, BATCH_RESIDUES = 32, 8192  # samples and residues made at a time, unless asked otherwise
 RECORDS, SETTINGS = "samples.jsonl", "settings.json"
 
@@ -110,6 +115,14 @@ def claim(folder: Path, settings: dict, what: str = "samples") -> None:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A chain that samples are variants of, and the name of its file."""
+
+    name: str
+    protein: Protein
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything needed to fill a folder with samples; `prepare` makes it."""
 
@@ -119,6 +132,7 @@ class Run:
     autoencoder: Autoencoder
     sampler: SamplerSettings
     foldability: Foldability | None = None  # to choose among drafts by
+    starts: Sequence[Start] = ()  # what the samples are variants of
 
     def to(self, device: torch.device | str) -> "Run":
         return replace(self, diffusion=self.diffusion.to(device), autoencoder=self.autoencoder.to(device))
@@ -157,46 +171,80 @@ class Run:
         """Makes and records what is missing of a batch; how many samples the batch has."""
         # the whole batch even where some are done: a sample's rounding depends on its companions
         lengths, seeds = [item.length for item in batch], [item.seed for item in batch]
-        samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler, self.foldability)
+        starts = [self.starts[(item.number - 1) % len(self.starts)] for item in batch] if self.starts else []
+        chains = [start.protein for start in starts]
+        samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler, self.foldability, chains)
         with open(self.folder / f"{RECORDS}.part{rank}.{os.getpid()}", "a", encoding="utf-8") as log:
             log.write("\n")  # ends a line that a crash cut off
-            for item, sample in zip(batch, samples, strict=True):
+            for item, sample, start in zip(batch, samples, starts or [None] * len(batch), strict=True):
                 if item.name not in done:
-                    log.write(json.dumps(_write(self.folder, item, sample)) + "\n")
+                    log.write(json.dumps(_write(self.folder, item, sample, start)) + "\n")
                     log.flush()
         return len(batch)
 
 
-def prepare(model: str, num: int, length: str | int, seed: int, folder: Path, asked: Mapping[str, Any]) -> Run:
+def prepare(
+    model: str,
+    num: int,
+    length: str | int | None,
+    seed: int,
+    folder: Path,
+    asked: Mapping[str, Any],
+    start: Sequence[Path] = (),
+) -> Run:
     """Loads the model and claims the folder.
 
     Args:
         model: a released diffusion model, or a folder that training wrote.
-        length: residues, or a range: "50-100".
+        length: residues, or a range: "50-100". None: 64, or those of the structures to start from.
         asked: fields of `SamplerSettings`; None stands for what the model's card says, or else the default. `typical`:
             whether the content of chains that the card lists is asked for.
+        start: structure files that the samples are variants of, in turn.
 
     Raises UserError for options that make no sense, before anything is written. Warns where lengths leave the range that
     the model was trained on.
     """
-    shortest, longest = length_range(length)
-    items = plan(num, shortest, longest, seed)
+    if start and length is not None:
+        raise UserError(f"length {length}: variants are as long as what they start from; leave it out")
+    shortest, longest = length_range(DEFAULT_LENGTH if length is None else length)
+    items, starts = plan(num, shortest, longest, seed), [read_start(path) for path in start]
+    if starts:
+        items = [replace(item, length=starts[(item.number - 1) % len(starts)].protein.num_residues) for item in items]
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
-    sampler = released_settings(card, asked)
+    sampler = released_settings(card, {**asked, "typical": False} if starts else asked)
     foldability = foldability_of(model) if sampler.drafts > 1 else None
     if sampler.compactness == sampler.compactness and not diffusion.denoiser.condition.compactness:
         raise UserError(f"compactness {sampler.compactness}: {model} was not trained to follow it; leave it out")
     if sampler.origin is not None and not diffusion.denoiser.condition.origin:
         raise UserError(f"origin {sampler.origin}: {model} was not trained to follow it; leave it out")
+    if starts:
+        check_variants(sampler, float(diffusion.process.schedule.sigmas(sampler.steps)[-2]))
     odd = outside_training(items, card["lengths"])
     if odd:
         warnings.warn(odd, stacklevel=2)
     asked_now = {key: value if value == value else None for key, value in asdict(sampler).items()}  # NaN is no JSON
     asked_now["typical"] = len(sampler.typical)  # hundreds of chains, in the card
     settings = {"model": model, "weights": card["weights_sha256"], "seed": seed, "length": [shortest, longest]}
+    if starts:
+        settings |= {"length": None, "start": contents_hash(start)}
+    else:
+        del asked_now["start_sigma"]
     claim(folder, settings | asked_now)
-    return Run(folder, items, diffusion, autoencoder, sampler, foldability)
+    return Run(folder, items, diffusion, autoencoder, sampler, foldability, starts)
+
+
+def read_start(path: Path) -> Start:
+    """The first protein chain of a file. Raises UserError for a chain with gaps in its residues, or of a length that no sample has."""
+    protein = read_structure(path)
+    if not SHORTEST <= protein.num_residues <= LONGEST:
+        raise UserError(f"{path}: {protein.num_residues} residues; variants are made of {SHORTEST} to {LONGEST}")
+    if masked := (~protein.residue_mask).nonzero().flatten().tolist():
+        number = int(protein.residue_number[masked[0]])
+        raise UserError(
+            f"{path}: residue {number} has no CA ({len(masked)} such residues): a variant needs all; model them first"
+        )
+    return Start(path.name, protein)
 
 
 def released_settings(card: Mapping[str, Any], asked: Mapping[str, Any]) -> SamplerSettings:
@@ -227,6 +275,8 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
         raise UserError(f"draft steps {sampler.draft_steps}: give at least 2")
     if not 0 < sampler.rework < math.inf:
         raise UserError(f"rework {sampler.rework}: give the noise level to go on from, above 0")
+    if not 0 < sampler.start_sigma < math.inf:
+        raise UserError(f"start sigma {sampler.start_sigma}: give the noise level to start from, above 0")
     if not 0 <= sampler.rarity < math.inf:
         raise UserError(f"rarity {sampler.rarity}: give a weight, at least 0")
     if not 0 < sampler.noise_scale <= 2:
@@ -244,6 +294,16 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
     return sampler
 
 
+def check_variants(sampler: SamplerSettings, lowest: float) -> None:
+    """Raises UserError for what variants cannot be made with. `lowest`: of the noise levels above 0."""
+    if sampler.drafts > 1:
+        what = "variants are not drafted; make more of them and choose (`ophio select`)"
+        raise UserError(f"drafts {sampler.drafts}: {what}")
+    if sampler.start_sigma < lowest:
+        what = f"the lowest noise level in {sampler.steps} steps is {lowest:.2g}"
+        raise UserError(f"start sigma {sampler.start_sigma}: {what}; give more")
+
+
 def summary(records: Sequence[dict], folder: Path) -> str:
     """A few lines about the samples."""
     made = [record for record in records if "failed" not in record]
@@ -253,6 +313,10 @@ def summary(records: Sequence[dict], folder: Path) -> str:
         valid = f"backbone geometry valid at {mean['valid_residues']:.1%} of residues"
         lines.append(
             f"{valid}; helix {mean['helix']:.2f}, strand {mean['strand']:.2f}; {mean['seconds']:.3f} s a sample in each process"
+        )
+    if made and "tm_to_start" in made[0]:
+        lines.append(
+            f"TM-score to what they are variants of {np.mean([r['tm_to_start'] for r in made]):.2f} in the mean"
         )
     redrawn, failed = sum(r["attempts"] - 1 for r in records), len(records) - len(made)
     if redrawn:
@@ -280,12 +344,18 @@ def collect(folder: Path, items: Sequence[Item], viewer_js: str | None = None) -
     return [found[item.name] for item in items if item.name in found]
 
 
-def _write(folder: Path, item: Item, sample: Sample) -> dict:
+def _write(folder: Path, item: Item, sample: Sample, start: Start | None) -> dict:
     record = {"name": item.name, "length": item.length, "seed": item.seed, "attempts": sample.attempts}
     record["seconds"] = round(sample.seconds, 4)
     if sample.protein is None:
         return record | {"failed": f"diverged in {sample.attempts} attempts"}
     protein, file = sample.protein, f"{item.name}.pdb"
+    if start is not None:
+        with_ca = torch.ones(protein.num_residues, 14, dtype=torch.bool)
+        record |= {
+            "start": start.name,
+            "tm_to_start": round(float(tm_score(protein.positions, start.protein.positions, with_ca)), 4),
+        }
     if not math.isnan(sample.idealized):
         record["idealized"] = round(sample.idealized, 3)
     write_structure(protein, folder / file)

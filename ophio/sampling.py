@@ -60,6 +60,7 @@ class SamplerSettings:
         drafts: with more than 1, each sample is drafted that often, in `draft_steps`; the draft that is told to fold
             best (`ophio.foldability`) is noised to sigma `rework` and goes on from there, in what `steps` have below.
         rarity: weight of how common the fold of a draft is, beside its energy of a residue.
+        start_sigma: noise level that structures to start from are noised to, where there are any.
     """
 
     sampler: str = "heun"
@@ -77,6 +78,7 @@ class SamplerSettings:
     draft_steps: int = 7
     rework: float = 1.6
     rarity: float = 0.5
+    start_sigma: float = 2.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ def generate(
     seeds: Iterable[int],
     settings: SamplerSettings,
     foldability: Foldability | None = None,
+    starts: Sequence[Protein] = (),
 ) -> list[Sample]:
     """One batch of samples of the given lengths (residues), with all their atoms.
 
@@ -107,6 +110,9 @@ def generate(
 
     `foldability`: of the model (`ophio.foldability.foldability_of`), to choose among drafts by. Raises UserError where
     it is missing and there are several drafts.
+
+    `starts`: a chain for each sample, of its length, which it is a variant of; none for samples from nothing. Its latent, noised
+    to `settings.start_sigma`, takes the place of the first noise, and its helix and strand content that of a typical chain.
     """
     if settings.drafts > 1 and foldability is None:
         raise UserError(f"drafts {settings.drafts}: cannot choose among them without a map of what folds; ask for 1")
@@ -117,8 +123,9 @@ def generate(
     attempts = [0] * len(lengths)
     while waiting and attempt < ATTEMPTS:
         generators = [_generator(seeds[k], attempt) for k in waiting]
-        conditions = _conditions(settings, [lengths[k] for k in waiting], [seeds[k] for k in waiting])
-        proteins = _draw(diffusion, autoencoder, conditions, generators, settings, foldability)
+        begun = [starts[k] for k in waiting] if starts else []
+        conditions = _conditions(settings, [lengths[k] for k in waiting], [seeds[k] for k in waiting], begun)
+        proteins = _draw(diffusion, autoencoder, conditions, generators, settings, foldability, begun)
         attempt += 1
         again = []
         for k, protein in zip(waiting, proteins, strict=True):
@@ -169,13 +176,18 @@ def _draw(
     generators: list[torch.Generator],
     settings: SamplerSettings,
     foldability: Foldability | None,
+    starts: Sequence[Protein],
 ) -> list[Protein | None]:
     """A protein for each generator, None where it diverged."""
     device = next(diffusion.parameters()).device
     conditions, lengths = conditions.to(device), conditions.num_residues.tolist()
     residue_mask = torch.arange(max(lengths), device=device) < conditions.num_residues[:, None]
     node_mask = autoencoder.masks(residue_mask)[-1]
-    if settings.drafts > 1 and foldability is not None:
+    if starts:
+        batch = stack([start.center() for start in starts]).to(device)
+        start = autoencoder.encode(batch).cloud.center()
+        cloud = sampled(diffusion, node_mask, conditions, generators, settings, start, settings.start_sigma)
+    elif settings.drafts > 1 and foldability is not None:
         draft = _best_draft(diffusion, foldability, node_mask, conditions, generators, settings)
         cloud = sampled(diffusion, node_mask, conditions, generators, settings, draft, settings.rework)
     else:
@@ -246,12 +258,16 @@ def _finite(cloud: Cloud) -> tuple[Cloud, Bool[Tensor, "batch"]]:
     return Cloud(positions, features, cloud.mask), finite.cpu()
 
 
-def _conditions(settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int]) -> Conditions:
-    """What the model is told each sample should be; it depends on the sample's length and seed alone."""
+def _conditions(
+    settings: SamplerSettings, lengths: Sequence[int], seeds: Sequence[int], starts: Sequence[Protein] = ()
+) -> Conditions:
+    """What the model is told each sample should be; it depends on the sample's length and seed, or its start, alone."""
     fractions = torch.tensor([[settings.helix, settings.strand]]).repeat(len(lengths), 1)
     origin = DESIGNED.get(settings.origin)
     chains = [chain[:3] for chain in settings.typical if origin is None or chain[3] == origin]
-    if chains and bool(fractions.isnan().all()):
+    if starts and bool(fractions.isnan().all()):
+        fractions = torch.tensor([helix_strand_content(start) for start in starts])
+    elif chains and bool(fractions.isnan().all()):
         contents = torch.tensor(chains)
         for k, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
             nearest = (contents[:, 0] - length).abs().argsort(stable=True)[:NEAREST]

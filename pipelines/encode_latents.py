@@ -14,7 +14,8 @@ from ophio.config import pipeline
 from ophio.data.corpus import Corpus, read_info
 from ophio.data.latents import INDEX, check_fresh, encode_corpus, encode_samples, write_latents
 from ophio.errors import UserError
-from ophio.evaluation.structures import LONGEST, contents_hash, read_backbone, structure_files
+from ophio.evaluation.structures import LONGEST, read_backbone, structure_files
+from ophio.files import contents_hash
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from ophio.config import pipeline
+from ophio.evaluation.structures import structure_files
 from ophio.samples import collect, prepare, summary
 
 
@@ -18,9 +19,11 @@ from ophio.samples import collect, prepare, summary
 def main(
     weights: str,
     num: int,
-    length: str | int,
+    length: str | int | None,
     output: str,
     seed: int,
+    start: str | list[str] | None,
+    start_sigma: float | None,
     sampler: str | None,
     steps: int | None,
     noise_scale: float | None,
@@ -37,10 +40,12 @@ def main(
 ) -> None:
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale, "drafts": drafts}
     asked |= {"helix": helix, "strand": strand, "compactness": compactness, "origin": origin}
-    asked |= {"guidance": guidance, "idealize": idealize}
+    asked |= {"guidance": guidance, "idealize": idealize, "start_sigma": start_sigma}
+    folders = [start] if isinstance(start, str) else start or []
+    structures = [file for folder in folders for file in structure_files(Path(folder))[0]]
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
-    run = prepare(weights, num, length, seed, Path(output), asked)
+    run = prepare(weights, num, length, seed, Path(output), asked, structures)
     fabric.barrier()  # before anything is written, all have seen what was there
     run.to(fabric.device).fill(batch_size, fabric.global_rank, fabric.world_size)
     fabric.barrier()

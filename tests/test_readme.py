@@ -30,6 +30,7 @@ COMMANDS = {  # how a command starts: [(what is replaced in it, by what), ...]; 
     'pip install ".[test]"': None,  # whoever runs this test has done so
     "pip install": None,  # this folder must not change what is installed
     "ophio sample": [("--num 100 --length 50-100", "--num 2 --length 24-30 --steps 2"), ("--out samples", "--out more")],
+    "ophio sample --start": [("--num 20", "--num 2 --steps 4")],
     "ophio sample --num 2000": [("--num 2000 --length 50-100", "--num 3 --length 40-44 --steps 2"), ("--out samples", "--out many")],
     "ophio select": [("select samples --num 200", "select many --num 2")],
     "ophio evaluate": [("--controls", "--fast --num 1 --networks 1 --num-controls 1 --sequences 1 --controls")],

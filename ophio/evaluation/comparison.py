@@ -14,12 +14,11 @@ from ophio.evaluation.structures import (
     NATIVES,
     SAMPLES,
     comparable_traces,
-    content_hash,
     read_chain,
     reference_traces,
     source_hash,
 )
-from ophio.files import write_whole
+from ophio.files import content_hash, write_whole
 from ophio.metrics.bispectrum import bispectrum_mmd
 from ophio.metrics.novelty import StructureIndex, max_tm
 

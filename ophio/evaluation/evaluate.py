@@ -32,14 +32,13 @@ from ophio.evaluation.structures import (
     SHORTEST,
     Item,
     choose_natives,
-    content_hash,
     generation_records,
     read_backbone,
     read_chain,
     structure_files,
     write_controls,
 )
-from ophio.files import write_whole
+from ophio.files import content_hash, write_whole
 from ophio.io import list_chains
 from ophio.protein import Protein
 from ophio.samples import claim

@@ -15,7 +15,6 @@ import torch
 from ophio.constants import CA, C, N, O
 from ophio.data.corpus import Corpus
 from ophio.errors import UserError
-from ophio.files import sha256_of
 from ophio.io import SUFFIXES, StructureWarning, read_structure, write_structure
 from ophio.protein import Protein
 
@@ -86,16 +85,6 @@ def check_backbone(protein: Protein, where: str, lengths: tuple[int, int]) -> No
         number = int(protein.residue_number[incomplete[0]])
         what = f"residue {number} lacks backbone atoms ({len(incomplete)} such residues)"
         raise UserError(f"{where}: {what}: evaluation needs N, CA, C and O of every residue")
-
-
-def content_hash(path: Path) -> str:
-    """Tells versions of a file apart: 16 digits of its SHA-256."""
-    return sha256_of(path)[:16]
-
-
-def contents_hash(paths: Sequence[Path]) -> str:
-    """Tells versions of a set of files apart, whatever they are called."""
-    return hashlib.sha256("".join(map(content_hash, paths)).encode()).hexdigest()[:16]
 
 
 def generation_records(folder: Path) -> list[dict]:

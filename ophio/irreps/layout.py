@@ -77,7 +77,7 @@ def scale_degrees(
 
 def _scaled(scale: Float[Tensor, "D *#batch #C"], *parts: Float[Tensor, "_ *#batch #C"]) -> Float[Tensor, "S *batch C"]:
     """Degrees and components come first; every product goes where it belongs."""
-    shape = torch.broadcast_shapes(parts[0].shape[1:], scale.shape[1:])
+    shape = torch.broadcast_tensors(parts[0][0], scale[0])[0].shape  # broadcast_shapes imports sympy
     out = torch.empty(dim(len(parts) - 1), *shape, dtype=torch.result_type(parts[0], scale), device=scale.device)
     for degree, (part, factor) in enumerate(zip(parts, scale, strict=True)):
         torch.mul(part, factor, out=out[dim(degree - 1) : dim(degree)])
