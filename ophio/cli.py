@@ -178,6 +178,10 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         "--idealize", action=argparse.BooleanOptionalAction, default=None,
         help="bring bonds, angles and contacts into their ranges after decoding (default: what the model was released with)",
     )  # fmt: skip
+    parser.add_argument(
+        "--hold-torsions", action=argparse.BooleanOptionalAction, default=None,
+        help="keep the backbone's torsions meanwhile, and make unusual ones usual (default: what the model was released with)",
+    )  # fmt: skip
     add("--batch-size", None, "samples made at a time (default: half of them, at most 32)", type=int, metavar="N")
     add("--workers", None, "processes that make batches side by side (default: one a core)", type=int, metavar="N")
     add(
@@ -203,7 +207,7 @@ def _sample(options: argparse.Namespace) -> int:
         "origin": options.origin,
     }
     asked |= {"drafts": options.drafts, "guidance": options.guidance, "idealize": options.idealize}
-    asked |= {"start_sigma": options.start_sigma}
+    asked |= {"start_sigma": options.start_sigma, "hold_torsions": options.hold_torsions}
     start = _structure_files(options.start)
     run = prepare(options.model, options.num, options.length, options.seed, options.out, asked, start)
     run.to(options.device).fill(options.batch_size, num_workers=options.workers if options.device == "cpu" else 1)

@@ -3,10 +3,12 @@
 A decoder that is right to a few tenths of an Å still breaks bonds and overlaps atoms. `idealize` repairs that by
 position-based dynamics (Müller et al. 2007): every distance and every volume that is out of its range moves its atoms
 just far enough to be back in, all of them at once, again and again. What is in range stays where it is. There is no
-energy in it, so it does not fold: a wrong trace stays a wrong trace, and torsions stay near those of the start.
+energy in it, so it does not fold: a wrong trace stays a wrong trace, and torsions stay near those of the start, the more
+so where they are held.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, permutations
@@ -19,6 +21,7 @@ from torch import Tensor
 from ophio.constants import (
     ANGLES,
     ATOM14,
+    BACKBONE_ANGLE,
     BACKBONE_BOND_LENGTH,
     BONDS,
     CA,
@@ -32,9 +35,10 @@ from ophio.constants import (
     N,
     O,
 )
-from ophio.geometry import safe_norm
+from ophio.geometry import backbone_torsions, safe_norm
 from ophio.losses.clash import vdw_radii
 from ophio.metrics.clashes import CLOSE_BONDS, FAR, OVERLAP, close_pairs
+from ophio.metrics.ramachandran import usual_torsions
 from ophio.overlaps import LONGEST_LINK, separate_residues
 from ophio.protein import Protein
 from ophio.slots import slot_table
@@ -53,6 +57,7 @@ FLATNESS = 0.15  # Å³ between four atoms of a plane: one of them about 0.03 Å
 OMEGA_FLATNESS = 0.4  # Å³: 10 degrees
 HANDEDNESS = 1.8  # Å³ at least; a tetrahedral carbon has 2.5
 PUSH_MARGIN, CLASH_MARGIN = 0.3, 0.02  # Å, in either phase
+TORSION_TOLERANCE = 15.0  # degrees, where phi and psi are held
 MIN_DISTANCE, MIN_GRADIENT = 0.1, 0.1  # Å, Å⁴: atoms on top of each other move by finite steps
 _BEFORE = -NUM_SLOTS  # added to a slot: that atom of the residue before
 
@@ -113,6 +118,17 @@ _LINK_ANGLES = {
 _PROLINE_CD = ATOM14["PRO"].index("CD")
 _PROLINE_LINK_ANGLES = {(_BEFORE + C, N, _PROLINE_CD): (126.0, 5.0)}
 
+# Atoms of a torsion, its bonds (Å) and angles (degrees)
+_PHI, _PSI = (_BEFORE + C, N, CA, C), (N, CA, C, NUM_SLOTS + N)
+_PHI_SHAPE = (
+    (BACKBONE_BOND_LENGTH["C-N"], BACKBONE_BOND_LENGTH["N-CA"], BACKBONE_BOND_LENGTH["CA-C"]),
+    (BACKBONE_ANGLE["C-N-CA"], BACKBONE_ANGLE["N-CA-C"]),
+)
+_PSI_SHAPE = (
+    (BACKBONE_BOND_LENGTH["N-CA"], BACKBONE_BOND_LENGTH["CA-C"], BACKBONE_BOND_LENGTH["C-N"]),
+    (BACKBONE_ANGLE["N-CA-C"], BACKBONE_ANGLE["CA-C-N"]),
+)
+
 _FLAT = {
     "ASP": "CB CG OD1 OD2",
     "GLU": "CG CD OE1 OE2",
@@ -131,7 +147,12 @@ _STEREO = {"ILE": "CB CA CG1 CG2", "THR": "CB CA OG1 CG2"}
 the names of two equal groups; those stay as they are."""
 
 
-def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = None, sweeps: int = 240) -> Protein:
+def idealize(
+    protein: Protein,
+    linked: Bool[Tensor, "*batch pairs"] | None = None,
+    sweeps: int = 240,
+    hold_torsions: bool = False,
+) -> Protein:
     """The same chain, or batch of chains, with every bond, angle and contact in its range, as near as it can be.
 
     Bonds come within 0.01 Å and angles within 2 degrees of Engh & Huber's values (N-CA-C: 4), aromatic and other flat
@@ -147,6 +168,8 @@ def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = Non
         linked: whether residues i and i + 1 are to be bonded (pairs = L - 1); default: where their CA are at most 5 Å
             apart.
         sweeps: how often every atom is corrected; 0 returns the input.
+        hold_torsions: keep phi and psi within 15 degrees of those of the start, or of the nearest usual ones where those are
+            unusual (`metrics.ramachandran`): what makes way then is more than the local shape of the backbone.
     """
     if protein.residue_type.numel() == 0:
         return protein
@@ -160,7 +183,8 @@ def idealize(protein: Protein, linked: Bool[Tensor, "*batch pairs"] | None = Non
         after_link = torch.nn.functional.pad(linked, (1, 0))
         positions = rearrange(start, "... l a xyz -> (... l a) xyz")
         chains = (rearrange(t, "... l -> (...) l") for t in (protein.residue_type, after_link))
-        positions = _relax(positions, present.flatten(), *chains, sweeps).reshape(start.shape)
+        held = _held_torsions(protein, present, linked) if hold_torsions else ()
+        positions = _relax(positions, present.flatten(), *chains, sweeps, held).reshape(start.shape)
     return protein.replace(positions=positions.to(protein.positions.dtype))
 
 
@@ -194,12 +218,15 @@ def _relax(
     residue_type: Int[Tensor, "chains L"],
     after_link: Bool[Tensor, "chains L"],
     sweeps: int,
+    held: Sequence[_Ranges] = (),
 ) -> Float[Tensor, "atoms 3"]:
     """Every atom goes by the mean of the moves that its ranges ask for, with momentum."""
     geometry, volumes = (
         _of_type(table, residue_type.flatten(), present, after_link.flatten(), x.dtype)
         for table in (_DISTANCES, _VOLUMES)
     )
+    if held:
+        geometry, volumes = geometry + held[0], volumes + held[1]
     uses = torch.stack([ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes)]).sum(0)
     share = RELAXATION / uses.clamp(min=1).to(x.dtype)[:, None]
     step, neighbours = torch.zeros_like(x), _Neighbours(x, present, residue_type)
@@ -212,6 +239,42 @@ def _relax(
         step = share * moves + MOMENTUM * step
         x = x + step
     return x
+
+
+def _held_torsions(
+    protein: Protein, present: Bool[Tensor, "*batch L 14"], linked: Bool[Tensor, "*batch pairs"]
+) -> tuple[_Ranges, _Ranges]:
+    """Of phi and psi: the distance of the outer two atoms, which fixes a torsion up to its sign, and the volume of all four."""
+    start = protein.positions.to(torch.promote_types(protein.positions.dtype, torch.float32))
+    torsions, exist = backbone_torsions(start, present, linked)
+    torsions = usual_torsions(torsions[..., :2], protein.residue_type)
+    first = NUM_SLOTS * torch.arange(
+        exist[..., 0].numel(), device=start.device
+    )  # number of the first atom of a residue
+    tolerance = math.radians(TORSION_TOLERANCE)
+    around = torch.linspace(-tolerance, tolerance, 9, dtype=start.dtype, device=start.device)
+    distances, volumes = [], []
+    for k, (slots, shape) in enumerate(((_PHI, _PHI_SHAPE), (_PSI, _PSI_SHAPE))):
+        there = exist[..., k].flatten()
+        atoms = first[there, None] + torch.tensor(slots, device=start.device)
+        distance, volume = _of_torsion(torsions[..., k].flatten()[there, None] + around, *shape)
+        low, high = distance.amin(-1) - BOND_TOLERANCE, distance.amax(-1) + BOND_TOLERANCE
+        distances.append(_Ranges(atoms[:, [0, 3]], low, high))
+        volumes.append(_Ranges(atoms, volume.amin(-1), volume.amax(-1)))
+    return distances[0] + distances[1], volumes[0] + volumes[1]
+
+
+def _of_torsion(
+    torsion: Float[Tensor, "*batch"], bonds: tuple[float, float, float], angles: tuple[float, float]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Distance (Å) of the ends of a chain of three bonds (Å) with two angles (degrees) and a torsion, and its volume (Å³)."""
+    a, b, c = bonds
+    (cos_ab, sin_ab), (cos_bc, sin_bc) = (
+        (math.cos(math.radians(size)), math.sin(math.radians(size))) for size in angles
+    )
+    straight = a * a + b * b + c * c - 2 * a * b * cos_ab - 2 * b * c * cos_bc + 2 * a * c * cos_ab * cos_bc
+    bent = a * c * sin_ab * sin_bc
+    return (straight - 2 * bent * torsion.cos()).sqrt(), b * bent * torsion.sin()
 
 
 def _distance_moves(x: Float[Tensor, "atoms 3"], ranges: _Ranges) -> Float[Tensor, "atoms 3"]:

@@ -229,7 +229,9 @@ def prepare(
     if starts:
         settings |= {"length": None, "start": contents_hash(start)}
     else:
-        del asked_now["start_sigma"]
+        del asked_now["start_sigma"]  # without a meaning
+    if not sampler.hold_torsions:
+        del asked_now["hold_torsions"]  # folders made before there was this option go on
     claim(folder, settings | asked_now)
     return Run(folder, items, diffusion, autoencoder, sampler, foldability, starts)
 
@@ -275,6 +277,8 @@ def check_settings(sampler: SamplerSettings) -> SamplerSettings:
         raise UserError(f"draft steps {sampler.draft_steps}: give at least 2")
     if not 0 < sampler.rework < math.inf:
         raise UserError(f"rework {sampler.rework}: give the noise level to go on from, above 0")
+    if sampler.hold_torsions and not sampler.idealize:
+        raise UserError("hold torsions: it is the finish that would move them; leave out --no-idealize")
     if not 0 < sampler.start_sigma < math.inf:
         raise UserError(f"start sigma {sampler.start_sigma}: give the noise level to start from, above 0")
     if not 0 <= sampler.rarity < math.inf:

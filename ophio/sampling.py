@@ -57,6 +57,7 @@ class SamplerSettings:
             for; the model is told offset + slope * fraction, at least 0, so that they come out as asked.
         guidance: how far to follow them, 1 as trained.
         idealize: bring bonds, angles and contacts into their ranges after decoding (`ophio.idealize`).
+        hold_torsions: keep usual backbone torsions while doing so, and make unusual ones usual.
         drafts: with more than 1, each sample is drafted that often, in `draft_steps`; the draft that is told to fold
             best (`ophio.foldability`) is noised to sigma `rework` and goes on from there, in what `steps` have below.
         rarity: weight of how common the fold of a draft is, beside its energy of a residue.
@@ -74,6 +75,7 @@ class SamplerSettings:
     calibration: Sequence[Sequence[float]] = ((0.0, 1.0), (0.0, 1.0))
     guidance: float = 1.0
     idealize: bool = False
+    hold_torsions: bool = False
     drafts: int = 1
     draft_steps: int = 7
     rework: float = 1.6
@@ -140,19 +142,24 @@ def generate(
                     2,
                 )
         waiting = again
-    samples, moved = finished(samples) if settings.idealize else (samples, [math.nan] * len(samples))
+    moved = [math.nan] * len(samples)
+    if settings.idealize:
+        samples, moved = finished(samples, settings.hold_torsions)
     seconds = (time.perf_counter() - started) / max(1, len(lengths))
     each = zip(samples, lengths, seeds, attempts, moved, strict=True)
     return [Sample(protein, length, seed, tries, seconds, shift) for protein, length, seed, tries, shift in each]
 
 
-def finished(samples: Sequence[Protein | None]) -> tuple[list[Protein | None], list[float]]:
+def finished(
+    samples: Sequence[Protein | None], hold_torsions: bool = False
+) -> tuple[list[Protein | None], list[float]]:
     """The samples idealized, as one batch, and how far the CA of each moved (Å, root mean square, superposed)."""
     finished, moved = list(samples), [math.nan] * len(samples)
     made = {k: protein for k, protein in enumerate(samples) if protein is not None}
     if made:
         raw = stack(list(made.values()))
-        ideal = idealize(raw, sweeps=FINISH_SWEEPS)  # leaves a few links strained, which the backbone's own layer mends
+        # it leaves a few links strained, which the backbone's own layer mends
+        ideal = idealize(raw, sweeps=FINISH_SWEEPS, hold_torsions=hold_torsions)
         backbone = BackboneGeometry(BACKBONE_SWEEPS, limit_tau=True)
         ideal = ideal.replace(positions=backbone(ideal.positions, ideal.residue_mask))
         shifts = ca_rmsd(ideal.positions, raw.positions, raw.atom_mask).tolist()

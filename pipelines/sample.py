@@ -34,13 +34,14 @@ def main(
     origin: str | None,
     guidance: float,
     idealize: bool | None,
+    hold_torsions: bool | None,
     batch_size: int | None,
     accelerator: str,
     devices: int,
 ) -> None:
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale, "drafts": drafts}
     asked |= {"helix": helix, "strand": strand, "compactness": compactness, "origin": origin}
-    asked |= {"guidance": guidance, "idealize": idealize, "start_sigma": start_sigma}
+    asked |= {"guidance": guidance, "idealize": idealize, "hold_torsions": hold_torsions, "start_sigma": start_sigma}
     folders = [start] if isinstance(start, str) else start or []
     structures = [file for folder in folders for file in structure_files(Path(folder))[0]]
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")

@@ -18,9 +18,11 @@ from ophio.metrics import (
     chirality_errors,
     clashes,
     omega_outliers,
+    ramachandran_favoured,
     side_chain_bond_rmsd,
     valid_residues,
 )
+from ophio.metrics.ramachandran import usual_torsions
 from ophio.metrics.rmsd import rmsd
 from ophio.protein import Protein, empty, stack
 
@@ -254,3 +256,58 @@ def test_ideal_values_treat_interchangeable_atoms_alike():
             for atoms, value in table.items():
                 other = tuple(swap.get(atom, atom) for atom in atoms)
                 assert table.get(other, table.get(other[::-1])) == value, (name, atoms)
+
+
+# torsions held
+
+
+def torsions_of(protein: Protein) -> torch.Tensor:
+    return backbone_torsions(protein.positions, protein.atom_mask)[0][1:-1, :2]
+
+
+def turned(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """By how many degrees."""
+    return torch.rad2deg((a - b + math.pi).remainder(2 * math.pi) - math.pi).abs()
+
+
+def squeezed(native: Protein) -> Protein:
+    """Residues 31-60 pushed far into the others: atoms have to make way."""
+    shift = torch.zeros(120, 1, 3)
+    inside = native.ca[30:60].mean(0) - native.ca.mean(0)
+    shift[30:60] = -6.0 * inside / inside.norm()
+    return native.with_positions(native.positions + shift)
+
+
+def test_held_torsions_stay_where_atoms_make_way(native):
+    rough = squeezed(native)
+    inside = [k for k in range(118) if not 27 < k < 31 and not 57 < k < 61]  # the seams are torn
+    wanted = usual_torsions(torsions_of(rough), rough.residue_type[1:-1])[inside]
+    free, held = (idealize(rough, hold_torsions=hold) for hold in (False, True))
+    far = [(turned(torsions_of(finished)[inside], wanted) > 18).float().mean() for finished in (free, held)]
+    assert far[0] > 0.12 and far[1] < 0.06
+    assert of(valid_residues, held) > 0.94 and clash_score(held) < clash_score(rough) / 10
+
+
+def test_unusual_torsions_become_usual(native):
+    rough = noisy(native, 0.15)
+    finished = idealize(rough, hold_torsions=True)
+    before, after = (ramachandran_favoured(p.positions, p.atom_mask, p.residue_type).item() for p in (rough, finished))
+    assert before < 0.9 and after > 0.98
+    assert of(valid_residues, finished) == 1.0 and clash_score(finished) == 0
+
+
+def test_holding_is_equivariant_and_needs_no_whole_chain(native):
+    rough = noisy(native, 0.2).crop(0, 40)
+    turn = random_rotation(dtype=torch.float32)
+    both = (
+        idealize(rough, hold_torsions=True),
+        idealize(rough.with_positions(rough.positions @ turn.T), hold_torsions=True),
+    )
+    assert (both[0].positions @ turn.T - both[1].positions).abs().max() < 0.02
+    mask = rough.atom_mask.clone()
+    mask[10, C] = mask[20] = False
+    gappy = rough.replace(atom_mask=mask)
+    batch = stack([gappy, gappy.crop(0, 15)])
+    finished = idealize(batch, hold_torsions=True).unstack([40, 15])
+    assert torch.equal(finished[0].positions[~mask], rough.positions[~mask])  # what is missing stays
+    assert all(chain.positions.isfinite().all() for chain in finished)

@@ -11,7 +11,7 @@ from ophio import metrics
 from ophio.constants import ATOM14, CA, CB, PAIRS, RESIDUE_NAMES, TYPE_OF, UNKNOWN, C, N, O
 from ophio.geometry import random_rotation, superimpose, transform
 from ophio.metrics.atoms import match_names
-from ophio.metrics.ramachandran import ramachandran_coverage, residue_class, torsion_bins
+from ophio.metrics.ramachandran import USUAL, _table, ramachandran_coverage, residue_class, torsion_bins, usual_torsions
 from ophio.protein import Protein, stack
 from ophio.residue import swap_pairs
 
@@ -417,6 +417,19 @@ def test_ramachandran_classes_and_bins():
     assert residue_class(sequence).tolist() == [3, 2, 2, 1, 2, 0]
     degrees = torch.tensor([-180.0, -171.0, -169.0, 0.0, 179.9, 180.0])
     assert torsion_bins(torch.deg2rad(degrees.double())).tolist() == [0, 0, 1, 18, 35, 0]
+
+
+def test_unusual_torsions_go_to_the_nearest_usual_ones():
+    kinds = torch.tensor([TYPE_OF["ALA"], TYPE_OF["GLY"], TYPE_OF["PRO"], TYPE_OF["LEU"]]).repeat(500)
+    torsions = (torch.rand(2000, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1) * math.pi
+    usual = usual_torsions(torsions, kinds)
+    bins, new_bins = torsion_bins(torsions), torsion_bins(usual)
+    was = _table()[residue_class(kinds), bins[:, 0], bins[:, 1]] < USUAL
+    assert 0.1 < was.float().mean() < 0.6 and torch.equal(usual[was], torsions[was])
+    assert (_table()[residue_class(kinds), new_bins[:, 0], new_bins[:, 1]] < USUAL).all()
+    # round the torus: a strand's psi of -175 degrees is near 175
+    edge = usual_torsions(torch.deg2rad(torch.tensor([[-120.0, -155.0]])), kinds[:1])
+    assert abs(float(torch.rad2deg(edge[0, 1]))) > 155
 
 
 def test_ramachandran_knows_glycine_from_other_residues():

@@ -433,6 +433,18 @@ def test_idealize_moves_atoms_into_shape(model, tmp_path):
     assert sum(ideal) > sum(raw)
 
 
+def test_torsions_are_held_where_asked_for(tmp_path):
+    favoured = []
+    for name, hold in (("free", "--no-hold-torsions"), ("held", "--hold-torsions")):
+        options = ["--num", "4", "--length", "60", "--steps", "12", "--workers", "1", hold]
+        assert main(["sample", "--out", str(tmp_path / name), *options]) == 0
+        records = [json.loads(line) for line in (tmp_path / name / "samples.jsonl").read_text().splitlines()]
+        favoured.append(np.mean([record["rama_favoured"] for record in records]))
+        assert min(record["valid_residues"] for record in records) > 0.95
+        assert ("hold_torsions" in json.loads((tmp_path / name / "settings.json").read_text())) == (name == "held")
+    assert favoured[1] > 0.92 and favoured[1] > favoured[0] + 0.01
+
+
 def test_lengths_outside_the_trained_range_warn(model, tmp_path, capsys):
     assert run(model, tmp_path, "--length", "70", "--num", "1") == 0
     assert "trained on 20-60 residues" in capsys.readouterr().err
@@ -453,6 +465,7 @@ def test_lengths_outside_the_trained_range_warn(model, tmp_path, capsys):
         (["--batch-size", "0"], "batch size"),
         (["--workers", "0"], "workers 0"),
         (["--origin", "designed"], "not trained to follow it"),
+        (["--hold-torsions"], "hold torsions: it is the finish that would move them"),
         (["--device", "tpu"], "--device tpu"),
     ],
 )

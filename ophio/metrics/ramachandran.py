@@ -20,7 +20,7 @@ from ophio.geometry import backbone_torsions
 
 CLASSES = ("general", "glycine", "proline", "pre-proline")
 BINS = 36
-FAVOURED, ALLOWED = 0.98, 0.9995
+USUAL, FAVOURED, ALLOWED = 0.95, 0.98, 0.9995
 
 
 @cache
@@ -66,6 +66,28 @@ def ramachandran_coverage(
     coverage = _table().to(positions.device, positions.dtype)[residue_class(residue_type), phi, psi]
     coverage = coverage.masked_fill(torsions[..., :2].isnan().any(-1), 1.0)
     return coverage, exists[..., 0] & exists[..., 1]
+
+
+def usual_torsions(
+    torsions: Float[Tensor, "*batch L 2"], residue_type: Int[Tensor, "*batch L"]
+) -> Float[Tensor, "*batch L 2"]:
+    """The same phi and psi (radians), but the middle of the nearest usual bin where theirs is none: of those that hold 95 %."""
+    phi, psi = torsion_bins(torsions).unbind(-1)
+    kind = residue_class(residue_type)
+    usual = (_table().to(torsions.device)[kind, phi, psi] < USUAL)[..., None]
+    return torch.where(usual, torsions, _nearest_usual().to(torsions)[kind, phi, psi])
+
+
+@cache
+def _nearest_usual() -> Float[Tensor, "4 36 36 2"]:
+    """Of every bin, the middle of the usual bin that is nearest."""
+    index = torch.cartesian_prod(torch.arange(BINS), torch.arange(BINS))
+    steps = (index[:, None] - index).abs()
+    square = torch.minimum(steps, BINS - steps).square().sum(-1)  # round the torus
+    far = 2 * BINS**2
+    nearest = [square.masked_fill(coverage.flatten() >= USUAL, far).argmin(-1) for coverage in _table()]
+    middle = (index + 0.5) * (2 * math.pi / BINS) - math.pi
+    return middle[torch.stack(nearest)].view(len(CLASSES), BINS, BINS, 2)
 
 
 def residue_class(residue_type: Int[Tensor, "*batch L"]) -> Int[Tensor, "*batch L"]:
