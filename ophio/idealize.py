@@ -248,9 +248,8 @@ def _held_torsions(
     start = protein.positions.to(torch.promote_types(protein.positions.dtype, torch.float32))
     torsions, exist = backbone_torsions(start, present, linked)
     torsions = usual_torsions(torsions[..., :2], protein.residue_type)
-    first = NUM_SLOTS * torch.arange(
-        exist[..., 0].numel(), device=start.device
-    )  # number of the first atom of a residue
+    # the number of each residue's first atom
+    first = NUM_SLOTS * torch.arange(exist[..., 0].numel(), device=start.device)
     tolerance = math.radians(TORSION_TOLERANCE)
     around = torch.linspace(-tolerance, tolerance, 9, dtype=start.dtype, device=start.device)
     distances, volumes = [], []
