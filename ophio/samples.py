@@ -103,7 +103,9 @@ def claim(folder: Path, settings: dict, what: str = "samples") -> None:
             there = json.loads(path.read_text())
         except ValueError:
             raise UserError(f"{path}: damaged; remove the folder or give another one") from None
-        differences = [f"{k} {there.get(k)} there, {v} now" for k, v in settings.items() if there.get(k) != v]
+        names = dict.fromkeys([*settings, *there])
+        changed = [name for name in names if there.get(name) != settings.get(name)]
+        differences = [f"{name} {there.get(name)} there, {settings.get(name)} now" for name in changed]
         if differences:
             raise UserError(f"{folder}: holds {what} made otherwise ({', '.join(differences)}): give another folder")
         return
@@ -120,6 +122,11 @@ class Start:
 
     name: str
     protein: Protein
+
+
+def in_turn(starts: Sequence[Start], item: Item) -> Start:
+    """What a sample is a variant of: sample k of structure k, the first again after the last."""
+    return starts[(item.number - 1) % len(starts)]
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class Run:
         """Makes and records what is missing of a batch; how many samples the batch has."""
         # the whole batch even where some are done: a sample's rounding depends on its companions
         lengths, seeds = [item.length for item in batch], [item.seed for item in batch]
-        starts = [self.starts[(item.number - 1) % len(self.starts)] for item in batch] if self.starts else []
+        starts = [in_turn(self.starts, item) for item in batch] if self.starts else []
         chains = [start.protein for start in starts]
         samples = generate(self.diffusion, self.autoencoder, lengths, seeds, self.sampler, self.foldability, chains)
         with open(self.folder / f"{RECORDS}.part{rank}.{os.getpid()}", "a", encoding="utf-8") as log:
@@ -209,7 +216,7 @@ def prepare(
     shortest, longest = length_range(DEFAULT_LENGTH if length is None else length)
     items, starts = plan(num, shortest, longest, seed), [read_start(path) for path in start]
     if starts:
-        items = [replace(item, length=starts[(item.number - 1) % len(starts)].protein.num_residues) for item in items]
+        items = [replace(item, length=in_turn(starts, item).protein.num_residues) for item in items]
     card = read_card(model)
     diffusion, autoencoder = load_diffusion(model)
     sampler = released_settings(card, {**asked, "typical": False} if starts else asked)
@@ -355,11 +362,8 @@ def _write(folder: Path, item: Item, sample: Sample, start: Start | None) -> dic
         return record | {"failed": f"diverged in {sample.attempts} attempts"}
     protein, file = sample.protein, f"{item.name}.pdb"
     if start is not None:
-        with_ca = torch.ones(protein.num_residues, 14, dtype=torch.bool)
-        record |= {
-            "start": start.name,
-            "tm_to_start": round(float(tm_score(protein.positions, start.protein.positions, with_ca)), 4),
-        }
+        near = float(tm_score(protein.positions, start.protein.positions, protein.atom_mask))
+        record |= {"start": start.name, "tm_to_start": round(near, 4)}
     if not math.isnan(sample.idealized):
         record["idealized"] = round(sample.idealized, 3)
     write_structure(protein, folder / file)

@@ -19,6 +19,7 @@ from ophio.cli import main
 from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
 from ophio.diffusion.samplers import SAMPLERS
 from ophio.errors import UserError
+from ophio.evaluation.structures import generation_records
 from ophio.foldability import Foldability, LinearMap, seen_in
 from ophio.forks import each_forked
 from ophio.io import read_structure
@@ -423,6 +424,12 @@ def test_other_settings_need_another_folder(model, tmp_path, capsys):
     assert content(tmp_path) == before
 
 
+def test_a_setting_given_once_is_not_forgotten(model, tmp_path, capsys):
+    run(model, tmp_path, "--idealize", "--hold-torsions")
+    assert run(model, tmp_path, "--idealize") == 2
+    assert "hold_torsions True there, None now" in capsys.readouterr().err
+
+
 def test_idealize_moves_atoms_into_shape(model, tmp_path):
     run(model, tmp_path / "raw")
     assert run(model, tmp_path / "ideal", "--idealize") == 0
@@ -438,7 +445,7 @@ def test_torsions_are_held_where_asked_for(tmp_path):
     for name, hold in (("free", "--no-hold-torsions"), ("held", "--hold-torsions")):
         options = ["--num", "4", "--length", "60", "--steps", "12", "--workers", "1", hold]
         assert main(["sample", "--out", str(tmp_path / name), *options]) == 0
-        records = [json.loads(line) for line in (tmp_path / name / "samples.jsonl").read_text().splitlines()]
+        records = generation_records(tmp_path / name)
         favoured.append(np.mean([record["rama_favoured"] for record in records]))
         assert min(record["valid_residues"] for record in records) > 0.95
         assert ("hold_torsions" in json.loads((tmp_path / name / "settings.json").read_text())) == (name == "held")
