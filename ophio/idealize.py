@@ -174,16 +174,16 @@ def idealize(
     if protein.residue_type.numel() == 0:
         return protein
     with torch.no_grad(), torch.autocast(protein.positions.device.type, enabled=False):
-        start = protein.positions.to(torch.promote_types(protein.positions.dtype, torch.float32))
-        if sweeps:
-            start = separate_residues(protein.replace(positions=start), linked).positions
+        dtype = torch.promote_types(protein.positions.dtype, torch.float32)
+        whole = protein.replace(positions=protein.positions.to(dtype))
+        start = separate_residues(whole, linked).positions if sweeps else whole.positions
         present = protein.atom_mask & start.isfinite().all(-1)
         if linked is None:
             linked = safe_norm(start[..., 1:, CA, :] - start[..., :-1, CA, :]) <= LONGEST_LINK
         after_link = torch.nn.functional.pad(linked, (1, 0))
         positions = rearrange(start, "... l a xyz -> (... l a) xyz")
         chains = (rearrange(t, "... l -> (...) l") for t in (protein.residue_type, after_link))
-        held = _held_torsions(protein, present, linked) if hold_torsions else ()
+        held = _held_torsions(whole, present, linked) if hold_torsions else ()
         positions = _relax(positions, present.flatten(), *chains, sweeps, held).reshape(start.shape)
     return protein.replace(positions=positions.to(protein.positions.dtype))
 
@@ -245,17 +245,17 @@ def _held_torsions(
     protein: Protein, present: Bool[Tensor, "*batch L 14"], linked: Bool[Tensor, "*batch pairs"]
 ) -> tuple[_Ranges, _Ranges]:
     """Of phi and psi: the distance of the outer two atoms, which fixes a torsion up to its sign, and the volume of all four."""
-    start = protein.positions.to(torch.promote_types(protein.positions.dtype, torch.float32))
-    torsions, exist = backbone_torsions(start, present, linked)
+    x = protein.positions
+    torsions, exist = backbone_torsions(x, present, linked)
     torsions = usual_torsions(torsions[..., :2], protein.residue_type)
     # the number of each residue's first atom
-    first = NUM_SLOTS * torch.arange(exist[..., 0].numel(), device=start.device)
+    first = NUM_SLOTS * torch.arange(exist[..., 0].numel(), device=x.device)
     tolerance = math.radians(TORSION_TOLERANCE)
-    around = torch.linspace(-tolerance, tolerance, 9, dtype=start.dtype, device=start.device)
+    around = torch.linspace(-tolerance, tolerance, 9, dtype=x.dtype, device=x.device)
     distances, volumes = [], []
     for k, (slots, shape) in enumerate(((_PHI, _PHI_SHAPE), (_PSI, _PSI_SHAPE))):
         there = exist[..., k].flatten()
-        atoms = first[there, None] + torch.tensor(slots, device=start.device)
+        atoms = first[there, None] + torch.tensor(slots, device=x.device)
         distance, volume = _of_torsion(torsions[..., k].flatten()[there, None] + around, *shape)
         low, high = distance.amin(-1) - BOND_TOLERANCE, distance.amax(-1) + BOND_TOLERANCE
         distances.append(_Ranges(atoms[:, [0, 3]], low, high))

@@ -14,7 +14,7 @@ from ophio.config import pipeline
 from ophio.data.corpus import Corpus, read_info
 from ophio.data.latents import INDEX, check_fresh, encode_corpus, encode_samples, write_latents
 from ophio.errors import UserError
-from ophio.evaluation.structures import LONGEST, read_backbone, structure_files
+from ophio.evaluation.structures import LONGEST, files_of, read_backbone
 from ophio.files import contents_hash
 from ophio.latents import encoder_fingerprint
 from ophio.pretrained import load
@@ -35,8 +35,7 @@ def main(
     if not 0 < samples_share < 1:
         raise UserError(f"samples_share={samples_share}: give a share between 0 and 1")
     model, folder = load(autoencoder).to(device), Path(output)
-    chosen = [samples] if isinstance(samples, str) else samples or []
-    files = [file for each in chosen for file in structure_files(Path(each))[0]]
+    files = files_of(samples)
     limits = (min_length, LONGEST if max_length is None else max_length)
     source = {
         "autoencoder": encoder_fingerprint(model),

@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from ophio.config import pipeline
-from ophio.evaluation.structures import structure_files
+from ophio.evaluation.structures import files_of
 from ophio.samples import collect, prepare, summary
 
 
@@ -42,11 +42,9 @@ def main(
     asked = {"sampler": sampler, "steps": steps, "noise_scale": noise_scale, "drafts": drafts}
     asked |= {"helix": helix, "strand": strand, "compactness": compactness, "origin": origin}
     asked |= {"guidance": guidance, "idealize": idealize, "hold_torsions": hold_torsions, "start_sigma": start_sigma}
-    folders = [start] if isinstance(start, str) else start or []
-    structures = [file for folder in folders for file in structure_files(Path(folder))[0]]
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp" if devices > 1 else "auto")
     fabric.launch()
-    run = prepare(weights, num, length, seed, Path(output), asked, structures)
+    run = prepare(weights, num, length, seed, Path(output), asked, files_of(start))
     fabric.barrier()  # before anything is written, all have seen what was there
     run.to(fabric.device).fill(batch_size, fabric.global_rank, fabric.world_size)
     fabric.barrier()

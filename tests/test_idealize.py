@@ -43,6 +43,14 @@ def moved(before: Protein, after: Protein) -> float:
     return rmsd(*flat, before.atom_mask.flatten(-2), superimpose=False).max().item()
 
 
+def squeezed(native: Protein, far: float) -> Protein:
+    """Residues 31-60 pushed `far` (Å) towards the centre of all 120."""
+    shift = torch.zeros(120, 1, 3)
+    inside = native.ca[30:60].mean(0) - native.ca.mean(0)
+    shift[30:60] = -far * inside / inside.norm()
+    return native.with_positions(native.positions + shift)
+
+
 def of(metric, protein: Protein) -> float:
     return metric(protein.positions, protein.atom_mask).item()
 
@@ -116,10 +124,7 @@ def test_rings_are_flat(native):
 
 def test_clashes_are_pushed_apart_without_breaking_the_chain(native):
     """Residues 31-60 pushed a little way into the others."""
-    shift = torch.zeros(120, 1, 3)
-    inside = native.ca[30:60].mean(0) - native.ca.mean(0)
-    shift[30:60] = -1.2 * inside / inside.norm()
-    pushed = native.with_positions(native.positions + shift)
+    pushed = squeezed(native, 1.2)
     before, after = clash_score(pushed), clash_score(finished := idealize(pushed))
     assert before > 5 and after <= before / 5
     assert of(valid_residues, finished) > 0.98
@@ -270,16 +275,8 @@ def turned(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.rad2deg((a - b + math.pi).remainder(2 * math.pi) - math.pi).abs()
 
 
-def squeezed(native: Protein) -> Protein:
-    """Residues 31-60 pushed far into the others: atoms have to make way."""
-    shift = torch.zeros(120, 1, 3)
-    inside = native.ca[30:60].mean(0) - native.ca.mean(0)
-    shift[30:60] = -6.0 * inside / inside.norm()
-    return native.with_positions(native.positions + shift)
-
-
 def test_held_torsions_stay_where_atoms_make_way(native):
-    rough = squeezed(native)
+    rough = squeezed(native, 6.0)
     inside = [k for k in range(118) if not 27 < k < 31 and not 57 < k < 61]  # the seams are torn
     wanted = usual_torsions(torsions_of(rough), rough.residue_type[1:-1])[inside]
     free, held = (idealize(rough, hold_torsions=hold) for hold in (False, True))

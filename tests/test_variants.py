@@ -1,12 +1,11 @@
 """Samples that start from structures: how near they stay, in what order, and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from ophio.cli import main
+from ophio.evaluation.structures import generation_records
 from ophio.io import read_structure, write_structure
 from ophio.pretrained import load_diffusion
 from ophio.protein import Protein
@@ -36,27 +35,21 @@ def variants(start, out, *options):
     return main(["sample", "--start", str(start), "--steps", "8", "--workers", "1", "--out", str(out), *options])
 
 
-def records(out) -> list[dict]:
-    return [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-
-
 def test_the_less_noise_the_nearer(folder, tmp_path):
     near = []
     for sigma in ("0.2", "1", "4"):
         assert variants(folder, tmp_path / sigma, "--num", "3", "--start-sigma", sigma) == 0
-        near.append(np.mean([record["tm_to_start"] for record in records(tmp_path / sigma)]))
+        near.append(np.mean([record["tm_to_start"] for record in generation_records(tmp_path / sigma)]))
     assert near[0] > 0.85 and near[0] > near[1] + 0.05 and near[1] > near[2] + 0.1
 
 
 def test_structures_take_turns(folder, tmp_path, capsys):
     assert variants(folder, tmp_path / "out", "--num", "5") == 0
-    made = records(tmp_path / "out")
+    made = generation_records(tmp_path / "out")
     assert [record["start"] for record in made] == ["a.pdb", "b.pdb", "c.pdb", "a.pdb", "b.pdb"]
-    assert [record["length"] for record in made] == [*LENGTHS, *LENGTHS[:2]]
-    assert [read_structure(tmp_path / "out" / record["file"]).num_residues for record in made] == [
-        *LENGTHS,
-        *LENGTHS[:2],
-    ]
+    lengths = [*LENGTHS, *LENGTHS[:2]]
+    assert [record["length"] for record in made] == lengths
+    assert [read_structure(tmp_path / "out" / record["file"]).num_residues for record in made] == lengths
     assert made[0]["sequence"] != made[3]["sequence"]  # two variants of one structure
     assert "TM-score to what they are variants of" in capsys.readouterr().out
 
@@ -86,7 +79,9 @@ def test_a_folder_holds_variants_of_the_same_structures(folder, starts, tmp_path
     assert variants(folder / "a.pdb", tmp_path / "out", "--num", "2") == 0
     first = (tmp_path / "out" / "sample_00001.pdb").read_bytes()
     assert variants(folder / "a.pdb", tmp_path / "out", "--num", "3") == 0  # goes on
-    assert (tmp_path / "out" / "sample_00001.pdb").read_bytes() == first and len(records(tmp_path / "out")) == 3
+    assert (tmp_path / "out" / "sample_00001.pdb").read_bytes() == first and len(
+        generation_records(tmp_path / "out")
+    ) == 3
     assert variants(folder / "b.pdb", tmp_path / "out", "--num", "3") == 2
     assert "holds samples made otherwise (start " in capsys.readouterr().err
 
@@ -126,4 +121,4 @@ def test_a_backbone_is_enough(starts, tmp_path):
     write_structure(backbone, tmp_path / "backbone.pdb")
     assert read_start(tmp_path / "backbone.pdb").protein.num_residues == LENGTHS[0]
     assert variants(tmp_path / "backbone.pdb", tmp_path / "out", "--num", "1", "--start-sigma", "0.5") == 0
-    assert records(tmp_path / "out")[0]["tm_to_start"] > 0.6
+    assert generation_records(tmp_path / "out")[0]["tm_to_start"] > 0.6

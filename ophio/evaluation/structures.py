@@ -56,6 +56,12 @@ def structure_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return structures, [path for path in files if path not in structures and path.name not in COMPANIONS]
 
 
+def files_of(folders: str | Sequence[str] | None) -> list[Path]:
+    """The structure files of one folder or several, by name, as a pipeline's options give them; none of None."""
+    listed = [folders] if isinstance(folders, str) else folders or []
+    return [file for folder in listed for file in structure_files(Path(folder))[0]]
+
+
 def read_chain(path: Path) -> Protein:
     """The first protein chain of a file, without warnings: scores and records tell of breaks and of further chains."""
     with warnings.catch_warnings():

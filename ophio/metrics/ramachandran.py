@@ -62,8 +62,8 @@ def ramachandran_coverage(
 ) -> tuple[Float[Tensor, "*batch L"], Bool[Tensor, "*batch L"]]:
     """Per residue: fraction of natural residues with more usual torsions, and whether phi and psi exist."""
     torsions, exists = backbone_torsions(positions, atom_mask, linked)
-    phi, psi = torsion_bins(torsions[..., :2]).unbind(-1)
-    coverage = _table().to(positions.device, positions.dtype)[residue_class(residue_type), phi, psi]
+    place = _place(torsions[..., :2], residue_type)
+    coverage = _table().to(positions.device, positions.dtype)[place]
     coverage = coverage.masked_fill(torsions[..., :2].isnan().any(-1), 1.0)
     return coverage, exists[..., 0] & exists[..., 1]
 
@@ -72,10 +72,14 @@ def usual_torsions(
     torsions: Float[Tensor, "*batch L 2"], residue_type: Int[Tensor, "*batch L"]
 ) -> Float[Tensor, "*batch L 2"]:
     """The same phi and psi (radians), but the middle of the nearest usual bin where theirs is none: of those that hold 95 %."""
-    phi, psi = torsion_bins(torsions).unbind(-1)
-    kind = residue_class(residue_type)
-    usual = (_table().to(torsions.device)[kind, phi, psi] < USUAL)[..., None]
-    return torch.where(usual, torsions, _nearest_usual().to(torsions)[kind, phi, psi])
+    place = _place(torsions, residue_type)
+    usual = (_table().to(torsions.device)[place] < USUAL)[..., None]
+    return torch.where(usual, torsions, _nearest_usual().to(torsions)[place])
+
+
+def _place(torsions: Float[Tensor, "*batch L 2"], residue_type: Int[Tensor, "*batch L"]) -> tuple[Tensor, ...]:
+    """Where the table holds phi and psi: class, and bins of both."""
+    return residue_class(residue_type), *torsion_bins(torsions).unbind(-1)
 
 
 @cache
