@@ -149,7 +149,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--noise-scale",
         None,
-        "below 1: better and less diverse samples (default: what the model was released with)",
+        "lower: better and less diverse samples (default: what the model was released with)",
         type=float,
         metavar="X",
     )

@@ -44,8 +44,12 @@ from ophio.protein import Protein
 from ophio.slots import slot_table
 
 RELAXATION, MOMENTUM = 1.5, 0.9  # of the moves
-PUSHING = 0.55  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
+PUSHING, PUSHING_HELD = (
+    0.55,
+    0.7,
+)  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
 PUSH, HOLD = 0.2, 0.02  # weight of a contact against a bond, in either phase
+PUSH_HELD = 0.3  # the first of these where torsions are held: contacts have less room
 CONTACT_SWEEPS = 20  # between looking for close atoms
 CONTACT_REACH = 0.8  # Å beyond the limit: what may come too close before the next look
 SKIN = 2.0  # Å beyond that: pairs that are remembered from one look to the next
@@ -57,7 +61,7 @@ FLATNESS = 0.15  # Å³ between four atoms of a plane: one of them about 0.03 Å
 OMEGA_FLATNESS = 0.4  # Å³: 10 degrees
 HANDEDNESS = 1.8  # Å³ at least; a tetrahedral carbon has 2.5
 PUSH_MARGIN, CLASH_MARGIN = 0.3, 0.02  # Å, in either phase
-TORSION_TOLERANCE = 15.0  # degrees, where phi and psi are held
+TORSION_TOLERANCE = 20.0  # degrees, where phi and psi are held
 MIN_DISTANCE, MIN_GRADIENT = 0.1, 0.1  # Å, Å⁴: atoms on top of each other move by finite steps
 _BEFORE = -NUM_SLOTS  # added to a slot: that atom of the residue before
 
@@ -168,7 +172,7 @@ def idealize(
         linked: whether residues i and i + 1 are to be bonded (pairs = L - 1); default: where their CA are at most 5 Å
             apart.
         sweeps: how often every atom is corrected; 0 returns the input.
-        hold_torsions: keep phi and psi within 15 degrees of those of the start, or of the nearest usual ones where those are
+        hold_torsions: keep phi and psi within 20 degrees of those of the start, or of the nearest usual ones where those are
             unusual (`metrics.ramachandran`): what makes way then is more than the local shape of the backbone.
     """
     if protein.residue_type.numel() == 0:
@@ -230,11 +234,12 @@ def _relax(
     uses = torch.stack([ranges.atoms.flatten().bincount(minlength=len(x)) for ranges in (geometry, volumes)]).sum(0)
     share = RELAXATION / uses.clamp(min=1).to(x.dtype)[:, None]
     step, neighbours = torch.zeros_like(x), _Neighbours(x, present, residue_type)
+    pushing, force = (PUSHING_HELD, PUSH_HELD) if held else (PUSHING, PUSH)
     for sweep in range(sweeps):
-        push = sweep < PUSHING * sweeps
-        if sweep % CONTACT_SWEEPS == 0 or sweep == math.ceil(PUSHING * sweeps):
+        push = sweep < pushing * sweeps
+        if sweep % CONTACT_SWEEPS == 0 or sweep == math.ceil(pushing * sweeps):
             contacts = neighbours.contacts(x, PUSH_MARGIN if push else CLASH_MARGIN)
-        pushes = (PUSH if push else HOLD) * _distance_moves(x, contacts)
+        pushes = (force if push else HOLD) * _distance_moves(x, contacts)
         moves = _distance_moves(x, geometry) + _volume_moves(x, volumes) + pushes
         step = share * moves + MOMENTUM * step
         x = x + step

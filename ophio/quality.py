@@ -48,7 +48,9 @@ def stages(
 
         def decoded(cloud: Cloud) -> list[Protein]:
             chains = autoencoder.decode(latent_of(cloud, latent.residue_mask)).unstack(lengths)
-            return [chain for chain in finished(chains)[0] if chain is not None] if settings.idealize else chains
+            if not settings.idealize:
+                return chains
+            return [chain for chain in finished(chains, settings.hold_torsions)[0] if chain is not None]
 
         yield NATIVE, list(natives)
         yield RECONSTRUCTION, decoded(latent.cloud)

@@ -261,6 +261,8 @@ def released_settings(card: Mapping[str, Any], asked: Mapping[str, Any]) -> Samp
     released = dict(card.get("sampling", {}))
     if asked.get("sampler") not in (None, released.get("sampler")):
         released.pop("options", None)  # those of another sampler
+    if asked.get("idealize") is False:
+        released.pop("hold_torsions", None)  # of a finish that is not wanted
     chosen = released | {key: value for key, value in asked.items() if value is not None}
     typical = card["typical"] if chosen.pop("typical", False) else ()
     return check_settings(SamplerSettings(**chosen, typical=typical))

@@ -184,6 +184,13 @@ def test_released_settings_give_way_to_what_is_asked():
     assert released_settings(card, {"typical": False}).typical == ()
 
 
+def test_without_the_finish_no_torsions_are_held():
+    card = {"sampling": {"idealize": True, "hold_torsions": True}}
+    assert released_settings(card, {}).hold_torsions and not released_settings(card, {"idealize": False}).hold_torsions
+    with pytest.raises(UserError, match="hold torsions: it is the finish"):
+        released_settings(card, {"idealize": False, "hold_torsions": True})
+
+
 class Unsteady(Denoiser):
     """A denoiser whose first `failures` uses give NaN for the first sample of the batch."""
 
