@@ -37,11 +37,10 @@ def variants(start, out, *options):
 
 def test_the_less_noise_the_nearer(folder, tmp_path):
     near = []
-    for sigma in ("0.1", "1", "4"):
+    for sigma in ("0.2", "1", "4"):
         assert variants(folder, tmp_path / sigma, "--num", "3", "--start-sigma", sigma) == 0
         near.append(np.mean([record["tm_to_start"] for record in generation_records(tmp_path / sigma)]))
-    assert near[0] > 0.85 and near[0] > near[1] + 0.05
-    assert near[1] > near[2] + 0.03  # no more: the model comes back to what is its own
+    assert near[0] > 0.85 and near[0] > near[1] + 0.05 and near[1] > near[2] + 0.1
 
 
 def test_structures_take_turns(folder, tmp_path, capsys):
