@@ -44,12 +44,9 @@ from ophio.protein import Protein
 from ophio.slots import slot_table
 
 RELAXATION, MOMENTUM = 1.5, 0.9  # of the moves
-PUSHING, PUSHING_HELD = (
-    0.55,
-    0.7,
-)  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
+PUSHING = 0.55  # share of the sweeps in which clashing atoms are pushed well apart; in the others geometry settles
 PUSH, HOLD = 0.2, 0.02  # weight of a contact against a bond, in either phase
-PUSH_HELD = 0.3  # the first of these where torsions are held: contacts have less room
+PUSHING_HELD, PUSH_HELD = 0.7, 0.3  # of the first phase, where torsions are held: contacts have fewer ways out
 CONTACT_SWEEPS = 20  # between looking for close atoms
 CONTACT_REACH = 0.8  # Å beyond the limit: what may come too close before the next look
 SKIN = 2.0  # Å beyond that: pairs that are remembered from one look to the next
