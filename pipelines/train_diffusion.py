@@ -7,6 +7,7 @@ and at the end model.safetensors with its card model.json. After an interruption
 from last.ckpt. Options: configs/diffusion/train_diffusion.yaml.
 """
 
+import math
 from pathlib import Path
 
 import lightning
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ophio.config import pipeline
 from ophio.data.latents import check_fresh, read_info, statistics_of
+from ophio.errors import UserError
 from ophio.latents import encoder_fingerprint
 from ophio.lightning.diffusion import DiffusionModule
 from ophio.lightning.run import fit
@@ -40,17 +42,30 @@ def main(
     checkpoint_every: int,
     forget_content: float,
     sample_lengths: list[int],
+    corpus_below: float | None,
 ) -> None:
     config = plain(OmegaConf.create(locals()))  # all options, as they were composed
     lightning.seed_everything(seed, workers=True, verbose=False)
     decoder, info = load(autoencoder), read_info(data.path)
     check_fresh(data.path, {"autoencoder": encoder_fingerprint(decoder)})
+    if corpus_below is not None:
+        if not 0 < corpus_below < math.inf:
+            raise UserError(f"corpus_below={corpus_below}: give a noise level above 0, or null")
+        if info.get("samples") is None:
+            raise UserError(f"corpus_below={corpus_below}: {data.path} holds no samples to learn folds from")
     diffusion = instantiate(model)
     if init is not None:
         load_weights(diffusion, init, init_partly)
     diffusion.set_statistics(statistics_of(info))
     module = DiffusionModule(
-        diffusion, decoder, instantiate(optimizer), warmup_steps, total_steps, forget_content, sample_lengths
+        diffusion,
+        decoder,
+        instantiate(optimizer),
+        warmup_steps,
+        total_steps,
+        forget_content,
+        sample_lengths,
+        corpus_below,
     )
     facts = fit(module, instantiate(data), trainer, Path(output), config, ema_decay, checkpoint_every)
     if facts is not None:

@@ -14,8 +14,10 @@ from inprocess import run_pipeline
 
 from ophio.autoencoder import Autoencoder
 from ophio.cli import main
-from ophio.data.latents import LatentCorpus, encode_samples, mixed, write_latents
+from ophio.cloud import Cloud
+from ophio.data.latents import LatentBatch, LatentCorpus, encode_samples, mixed, write_latents
 from ophio.data.sampling import one_per_cluster
+from ophio.diffusion import EDM, Conditions, Denoiser, LatentDiffusion, Process
 from ophio.errors import UserError
 from ophio.evaluation import shortlist as shortlists
 from ophio.evaluation.commonness import commonness
@@ -35,6 +37,7 @@ from ophio.foldability import (
 )
 from ophio.geometry import random_rotation
 from ophio.io import read_structure, write_structure
+from ophio.lightning.diffusion import DiffusionModule, corpus_below_level
 from ophio.metrics import helix_strand_content
 from ophio.pretrained import find, load_diffusion, read_card
 
@@ -299,9 +302,34 @@ def test_samples_are_their_share_of_an_epoch_and_leave_the_statistics_alone(mode
         start, stop = own["offsets"][k % 2 : k % 2 + 2]
         assert torch.equal(cloud.features, own["features"][start:stop]) and residues == [60, 70][k % 2]
         assert content[3] == 1
+    assert after.batch([11, 12, 17], 40).sampled.tolist() == [False, True, True]
+    assert not before.batch(range(12), 40).sampled.any()
 
 
-def test_from_a_report_to_latents(tmp_path):
+def test_a_corpus_is_learned_from_below_a_level_and_samples_at_all():
+    sigma, sampled = torch.tensor([0.1, 1.5, 3.0, 6.0, 0.1, 6.0]), torch.tensor([False] * 4 + [True] * 2)
+    levels = corpus_below_level(sigma, sampled, 1.5)
+    assert torch.allclose(levels, torch.tensor([0.1, 1.5, 0.75, 0.375, 0.1, 6.0]))  # as far below 1.5 as above it
+
+
+def test_training_shows_a_corpus_below_the_level_alone(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(LatentDiffusion, "loss", lambda _self, _latent, _told, sigma: seen.append(sigma) or sigma)
+    diffusion = LatentDiffusion(Denoiser(4, channels=8, depth=1, heads=2), Process(EDM(log_mean=0.5, log_std=1.2)))
+    torch.manual_seed(0)
+    cloud = Cloud(torch.zeros(256, 1, 3), torch.zeros(256, 1, 4, 4), torch.ones(256, 1, dtype=torch.bool))
+    sampled = torch.arange(256) % 2 == 0
+    batch = LatentBatch(cloud, Conditions.of_lengths(torch.full((256,), 60)), sampled)
+    for level in (1.5, None):
+        module = DiffusionModule(diffusion, model, torch.optim.SGD, corpus_below=level)
+        monkeypatch.setattr(module, "log", lambda *_, **__: None)
+        module.training_step(batch, 0)
+    below, anywhere = seen
+    assert below[~sampled].max() <= 1.5 and below[sampled].max() > 4
+    assert anywhere[~sampled].max() > 4
+
+
+def test_from_a_report_to_latents(tmp_path, capsys):
     """select_samples.py copies the best of a folder; encode_latents.py tells latents with them from those without."""
     samples, report = tmp_path / "samples", tmp_path / "report"
     samples.mkdir()
@@ -336,6 +364,16 @@ def test_from_a_report_to_latents(tmp_path):
     assert run_pipeline(encode, "encode_latents", *options, with_samples, "samples_share=0.5") == 0
     assert run_pipeline(encode, "encode_latents", *options, with_samples, "samples_share=0.4") == 2
     assert run_pipeline(encode, "encode_latents", *options) == 2
+
+    train = runpy.run_path(str(ROOT / "pipelines" / "train_diffusion.py"))["main"]
+    alone = (f"corpus={tmp_path / 'corpus'}", f"output={tmp_path / 'alone'}", "splits=[train]")
+    assert run_pipeline(encode, "encode_latents", *alone) == 0
+    for latents, level in (("alone", 1.5), ("latents", 0)):  # no samples; no level
+        capsys.readouterr()
+        options_of = (f"data.path={tmp_path / latents}", f"corpus_below={level}", "output=x")
+        assert run_pipeline(train, "train_diffusion", *options_of) == 2
+        assert f"train_diffusion: corpus_below={level}: " in capsys.readouterr().err
+
     several = (f"samples=[{tmp_path / 'best'},{tmp_path / 'best'}]", "samples_share=0.8", f"output={tmp_path / 'more'}")
     assert run_pipeline(encode, "encode_latents", *options[:1], *several, "splits=[train]") == 0
     assert len(LatentCorpus(tmp_path / "more", "train")) == 10 + 2 * 20

@@ -16,7 +16,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
@@ -44,13 +44,14 @@ NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Padded latents of a batch of chains, and what they are examples of."""
+    """Padded latents of a batch of chains, what they are examples of, and which were sampled by a model."""
 
     cloud: Cloud
     conditions: Conditions
+    sampled: Bool[Tensor, "batch"]
 
     def to(self, device: torch.device | str, **options) -> "LatentBatch":
-        return LatentBatch(self.cloud.to(device), self.conditions.to(device))
+        return LatentBatch(self.cloud.to(device), self.conditions.to(device), self.sampled.to(device))
 
 
 class LatentCorpus(Dataset):
@@ -105,7 +106,8 @@ class LatentCorpus(Dataset):
                 strict=True,
             ):
                 target[k, : cloud.num_nodes] = source
-        return LatentBatch(padded, Conditions(torch.tensor(lengths), torch.stack(content)))
+        sampled = self.columns["cluster30"][list(indices)] < 0  # see `mixed`
+        return LatentBatch(padded, Conditions(torch.tensor(lengths), torch.stack(content)), sampled)
 
 
 class BatchedLatents(Dataset):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import lightning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -31,6 +32,8 @@ class DiffusionModule(lightning.LightningModule):
         warmup_steps, total_steps: of the learning-rate schedule.
         forget_content: probability of training without a condition on content (see `Conditions.forget`).
         sample_lengths: residues of the samples that every validation draws; empty for none.
+        corpus_below: noise level above which sampled chains alone are learned from (`corpus_below_level`): folds from
+            them, precision from all; None: every chain at every level.
     """
 
     def __init__(
@@ -42,16 +45,20 @@ class DiffusionModule(lightning.LightningModule):
         total_steps: int = 10_000,
         forget_content: float = 0.2,
         sample_lengths: Sequence[int] = (),
+        corpus_below: float | None = None,
     ):
         super().__init__()
         self.model = model
         self._frozen = (autoencoder.eval().requires_grad_(False),)  # in a tuple: its weights are not this module's
         self.optimizer, self.warmup_steps, self.total_steps = optimizer, warmup_steps, total_steps
         self.forget_content, self.sample_lengths = forget_content, tuple(sample_lengths)
+        self.corpus_below = corpus_below
 
     def training_step(self, batch: LatentBatch, batch_index: int) -> Tensor:
         count = len(batch.cloud.mask)
         sigma = self.model.process.schedule.draw(count).to(batch.cloud.positions)
+        if self.corpus_below is not None:
+            sigma = corpus_below_level(sigma, batch.sampled, self.corpus_below)
         loss = self.model.loss(batch.cloud, batch.conditions.forget(self.forget_content), sigma).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         return loss
@@ -83,3 +90,10 @@ class DiffusionModule(lightning.LightningModule):
         optimizer = self.optimizer(self.model.parameters())
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def corpus_below_level(
+    sigma: Float[Tensor, "batch"], sampled: Bool[Tensor, "batch"], level: float
+) -> Float[Tensor, "batch"]:
+    """Noise levels with those of chains that were not sampled mirrored, on a logarithmic scale, to below `level`."""
+    return torch.where(sampled, sigma, torch.minimum(sigma, level**2 / sigma))
