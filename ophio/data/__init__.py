@@ -1,6 +1,6 @@
 """Corpora of protein chains: preparation, memory-mapped reading, sampling.
 
-`ophio.data.datamodule.CorpusDataModule` is imported from its own module, because it brings Lightning.
+`ophio.data.datamodule` is imported by itself, because it brings Lightning.
 """
 
 from ophio.data.corpus import Corpus

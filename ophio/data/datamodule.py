@@ -1,4 +1,4 @@
-"""Batches of a corpus for Lightning: padded to bucket edges, balanced over clusters, resumable inside an epoch."""
+"""Batches of a corpus or of its latents for Lightning: padded to edges, balanced over clusters, resumable in an epoch."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ophio.data.corpus import Corpus, read_info
+from ophio.data.latents import BatchedLatents, LatentBatch, LatentCorpus
 from ophio.data.preparation import Settings, prepare
 from ophio.data.sampling import Batch, LengthBucketBatchSampler
 from ophio.data.transforms import random_crop
 from ophio.protein import Protein, stack
 
 BUCKET_EDGES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512)
+NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
 
 class BatchedCorpus(Dataset):
@@ -44,7 +46,7 @@ class BatchLoader(DataLoader):
         self._order, self._position = sampler, {"epoch": 0, "batch": 0}
 
     # torch promises an iterator of a class of its own
-    def __iter__(self) -> Iterator[Protein]:  # ty: ignore[incompatible-method-override]
+    def __iter__(self) -> Iterator[Protein | LatentBatch]:  # ty: ignore[incompatible-method-override]
         self._position = {"epoch": self._order.epoch, "batch": self._order.start_batch}
         for batch in super().__iter__():
             self._position["batch"] += 1
@@ -131,3 +133,42 @@ class CorpusDataModule(lightning.LightningDataModule):
             dataset.lengths, self.bucket_edges, self.max_residues, clusters, shuffle, self.seed, rank, world_size
         )
         return BatchLoader(dataset, sampler, self.num_workers)
+
+
+class LatentDataModule(lightning.LightningDataModule):
+    """Train and val batches (`LatentBatch`) of the latents at `path`.
+
+    Args:
+        path: made by pipelines/encode_latents.py.
+        max_nodes: nodes in a batch, padding included.
+        node_edges: rising numbers of nodes; a chain is padded to the next one.
+        cluster_balanced: a training epoch draws one chain per cluster30 instead of every chain.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_nodes: int = 1024,
+        node_edges: Sequence[int] = NODE_EDGES,
+        cluster_balanced: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.path, self.max_nodes, self.node_edges = path, max_nodes, list(node_edges)
+        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader("val", shuffle=False)
+
+    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
+        corpus = LatentCorpus(self.path, split)
+        clusters = corpus.columns["cluster30"].numpy() if shuffle and self.cluster_balanced else None
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = LengthBucketBatchSampler(
+            corpus.num_nodes, self.node_edges, self.max_nodes, clusters, shuffle, self.seed, rank, world_size
+        )
+        return BatchLoader(BatchedLatents(corpus, self.node_edges), sampler, self.num_workers)

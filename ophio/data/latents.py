@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
@@ -27,8 +26,7 @@ from tqdm import tqdm
 from ophio.autoencoder import Autoencoder
 from ophio.cloud import Cloud
 from ophio.data.corpus import Corpus
-from ophio.data.datamodule import BatchLoader
-from ophio.data.sampling import Batch, LengthBucketBatchSampler, one_per_cluster
+from ophio.data.sampling import Batch, one_per_cluster
 from ophio.diffusion.conditions import DESIGNED, Conditions
 from ophio.diffusion.standardize import latent_statistics
 from ophio.errors import UserError
@@ -39,7 +37,6 @@ from ophio.protein import Protein, stack
 FORMAT = 3
 INDEX = "latents.json"
 MOST_TYPICAL = 512  # chains of an origin whose content is kept to sample by
-NODE_EDGES = (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 
 
 @dataclass(frozen=True)
@@ -119,45 +116,6 @@ class BatchedLatents(Dataset):
     def __getitem__(self, index: Batch) -> LatentBatch:
         longest = self.corpus.num_nodes[index.indices].max()
         return self.corpus.batch(index.indices, self.edges[np.searchsorted(self.edges, longest)])
-
-
-class LatentDataModule(lightning.LightningDataModule):
-    """Train and val batches (`LatentBatch`) of the latents at `path`.
-
-    Args:
-        path: made by pipelines/encode_latents.py.
-        max_nodes: nodes in a batch, padding included.
-        node_edges: rising numbers of nodes; a chain is padded to the next one.
-        cluster_balanced: a training epoch draws one chain per cluster30 instead of every chain.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        max_nodes: int = 1024,
-        node_edges: Sequence[int] = NODE_EDGES,
-        cluster_balanced: bool = True,
-        num_workers: int = 0,
-        seed: int = 0,
-    ):
-        super().__init__()
-        self.path, self.max_nodes, self.node_edges = path, max_nodes, list(node_edges)
-        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
-
-    def train_dataloader(self) -> BatchLoader:
-        return self._loader("train", shuffle=True)
-
-    def val_dataloader(self) -> BatchLoader:
-        return self._loader("val", shuffle=False)
-
-    def _loader(self, split: str, shuffle: bool) -> BatchLoader:
-        corpus = LatentCorpus(self.path, split)
-        clusters = corpus.columns["cluster30"].numpy() if shuffle and self.cluster_balanced else None
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = LengthBucketBatchSampler(
-            corpus.num_nodes, self.node_edges, self.max_nodes, clusters, shuffle, self.seed, rank, world_size
-        )
-        return BatchLoader(BatchedLatents(corpus, self.node_edges), sampler, self.num_workers)
 
 
 def read_info(path: str | Path) -> dict:
