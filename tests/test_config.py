@@ -195,12 +195,12 @@ def test_mistakes_end_in_one_line_and_status_2(train, monkeypatch, capfd, tmp_pa
 
 
 def test_a_mistake_on_the_command_line_gives_status_2(tmp_path):
-    command = [sys.executable, str(TRAIN), "model.kernel=five", "data.path=nowhere"]
+    command = [sys.executable, str(PIPELINES / "prepare_data.py"), "num_workers=five", "input=nowhere", "output=out"]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PIPELINES.parent)}, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr == "train_autoencoder: model.kernel='five': expected int\n"
+    assert done.stderr == "prepare_data: num_workers='five': expected int | None\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -325,7 +325,7 @@ def test_one_batch_is_learnt():
     conditions = Conditions.of_lengths(torch.tensor([40, 100]))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(200):
+    for _ in range(150):
         loss = model.loss(latent, conditions, torch.full((2,), 1.0)).mean()
         optimizer.zero_grad()
         loss.backward()

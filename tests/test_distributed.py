@@ -1,7 +1,6 @@
 """Several processes, one of which is killed: the same command goes on, and ends as if nothing had happened.
 
-What two processes do when all goes well is tested in test_training.py (a step is that of the joined batch) and
-test_sampling.py (every sample is made once).
+What two processes do when all goes well is tested in test_training.py, too: a step is that of the joined batch.
 """
 
 import json
