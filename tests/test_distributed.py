@@ -1,6 +1,7 @@
 """Several processes, one of which is killed: the same command goes on, and ends as if nothing had happened.
 
-What two processes do when all goes well is tested in test_training.py, too: a step is that of the joined batch.
+What two processes do when all goes well is tested in test_training.py (a step is that of the joined batch) and
+test_sampling.py (every sample is made once).
 """
 
 import json

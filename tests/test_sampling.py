@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -402,6 +404,23 @@ def test_an_error_in_a_forked_worker_is_raised_here():
 def test_a_forked_worker_that_dies_is_told():
     with pytest.raises(UserError, match="worker process died"):
         list(each_forked(lambda job: os._exit(3), [1, 2], num_workers=2))
+
+
+def test_two_real_processes(model, tmp_path):
+    options = [
+        f"weights={model}",
+        "num=4",
+        "length=24",
+        f"output={tmp_path / 'out'}",
+        "batch_size=1",
+        "accelerator=cpu",
+    ]
+    command = [sys.executable, str(ROOT / "pipelines" / "sample.py"), *options, "devices=2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.pdb"))) == 4
+    assert run(model, tmp_path / "one", "--num", "4", "--length", "24", "--batch-size", "1") == 0
+    assert content(tmp_path / "one") == content(tmp_path / "out")
 
 
 def test_other_settings_need_another_folder(model, tmp_path, capsys):
