@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch.utils.data import DataLoader, Dataset
 
 from ophio.data.corpus import Corpus, read_info
@@ -62,7 +63,30 @@ class BatchLoader(DataLoader):
         self._position = dict(state)
 
 
-class CorpusDataModule(lightning.LightningDataModule):
+class _Batches(lightning.LightningDataModule):
+    """What both modules share: the part of every batch order that a process of the trainer loads."""
+
+    def __init__(self, cluster_balanced: bool, num_workers: int, seed: int):
+        super().__init__()
+        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
+
+    def _batches(
+        self,
+        dataset: Dataset,
+        sizes: Int[np.ndarray, "chains"],
+        edges: Sequence[int],
+        most: int,
+        clusters: Int[np.ndarray, "chains"],
+        shuffle: bool,
+    ) -> BatchLoader:
+        """Batches of up to `most` residues or nodes; `shuffle`: in another order every epoch, balanced if so asked."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        balanced = clusters if shuffle and self.cluster_balanced else None
+        sampler = LengthBucketBatchSampler(sizes, edges, most, balanced, shuffle, self.seed, rank, world_size)
+        return BatchLoader(dataset, sampler, self.num_workers)
+
+
+class CorpusDataModule(_Batches):
     """Train, val and test batches (`Protein`, [B, L, ...]) of the corpus at `path`.
 
     Args:
@@ -92,12 +116,11 @@ class CorpusDataModule(lightning.LightningDataModule):
         train_crop_length: int | None = None,
         input: str | Path | None = None,
     ):
-        super().__init__()
+        super().__init__(cluster_balanced, num_workers, seed)
         self.path, self.input, self.max_residues = path, input, max_residues
         self.crop_length, self.train_crop_length = crop_length, train_crop_length
         self.bucket_edges = list(bucket_edges)
         self.min_length, self.max_length, self.origins = min_length, max_length, list(origins)
-        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
 
     def make_corpus(self) -> None:
         """Makes the corpus of `input`, with the settings that pipelines/prepare_data.py has by default.
@@ -127,15 +150,10 @@ class CorpusDataModule(lightning.LightningDataModule):
     def _loader(self, split: str, crop_length: int | None, shuffle: bool) -> BatchLoader:
         corpus = self.corpus(split)
         dataset = BatchedCorpus(corpus, self.bucket_edges, crop_length)
-        clusters = corpus.clusters if shuffle and self.cluster_balanced else None
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = LengthBucketBatchSampler(
-            dataset.lengths, self.bucket_edges, self.max_residues, clusters, shuffle, self.seed, rank, world_size
-        )
-        return BatchLoader(dataset, sampler, self.num_workers)
+        return self._batches(dataset, dataset.lengths, self.bucket_edges, self.max_residues, corpus.clusters, shuffle)
 
 
-class LatentDataModule(lightning.LightningDataModule):
+class LatentDataModule(_Batches):
     """Train and val batches (`LatentBatch`) of the latents at `path`.
 
     Args:
@@ -154,9 +172,8 @@ class LatentDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(cluster_balanced, num_workers, seed)
         self.path, self.max_nodes, self.node_edges = path, max_nodes, list(node_edges)
-        self.cluster_balanced, self.num_workers, self.seed = cluster_balanced, num_workers, seed
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", shuffle=True)
@@ -166,9 +183,5 @@ class LatentDataModule(lightning.LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool) -> BatchLoader:
         corpus = LatentCorpus(self.path, split)
-        clusters = corpus.columns["cluster30"].numpy() if shuffle and self.cluster_balanced else None
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = LengthBucketBatchSampler(
-            corpus.num_nodes, self.node_edges, self.max_nodes, clusters, shuffle, self.seed, rank, world_size
-        )
-        return BatchLoader(BatchedLatents(corpus, self.node_edges), sampler, self.num_workers)
+        dataset, clusters = BatchedLatents(corpus, self.node_edges), corpus.columns["cluster30"].numpy()
+        return self._batches(dataset, corpus.num_nodes, self.node_edges, self.max_nodes, clusters, shuffle)
