@@ -136,7 +136,7 @@ def _sample_options(parser: argparse.ArgumentParser) -> None:
         nargs="+", type=Path, metavar="IN",
     )  # fmt: skip
     add(
-        "--start-sigma", None, "noise level to start variants from: 1 stays close, 2 mostly keeps the fold, 4 mostly does not (default: 2)",
+        "--start-sigma", None, "noise level to start variants from: 1 stays close, 1.5 mostly keeps the fold, 3 mostly does not (default: 1.5)",
         type=float, metavar="X",
     )  # fmt: skip
     add("--steps", None, "steps of the sampler (default: what the model was released with)", type=int, metavar="N")

@@ -80,7 +80,7 @@ class SamplerSettings:
     draft_steps: int = 7
     rework: float = 1.6
     rarity: float = 0.5
-    start_sigma: float = 2.0
+    start_sigma: float = 1.5
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
