@@ -50,7 +50,7 @@ class SamplerSettings:
         helix, strand: fractions asked for; NaN for any.
         compactness: radius of gyration / N^0.38 (Å) asked for, where the model knows it; NaN for any.
         origin: "designed" or "natural", where the model knows them; None for any.
-        typical: chains of the training data (residues, helix, strand, 1 for designed and 0 for natural ones or None).
+        typical: chains that the model learned from (residues, helix, strand, 1 for designed and 0 for natural ones or None).
             Where neither helix nor strand is asked for, every sample is asked for those of one of that origin that is
             about as long: a low noise scale alone drifts to what is commonest. Where there are none, nothing is asked.
         calibration: offset and slope for helix and for strand. Samples at a low noise scale overdo what they are asked
